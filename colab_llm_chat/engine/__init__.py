@@ -1,0 +1,1 @@
+"""Batched generation over token ids; knows no text, no HTTP and no notebook."""

@@ -1,0 +1,218 @@
+"""One exception tree; each class is one kind of failure with one HTTP status, one code and one way out.
+
+ChatError
+├── InvalidRequest ── UnsupportedParameter, ContextLengthExceeded, RouteNotFound, MethodNotAllowed,
+│                     BodyTooLarge, UnsupportedMediaType, OriginRefused
+├── InvalidAccessKey
+├── ServerBusy ────── QueueFull, ModelLoading
+├── GenerationFailed ─ OutOfMemory, EngineFailed
+├── LoadError ─────── ModelNotFound, ModelGated, HubUnreachable, BrokenModel, TokenizerMissing,
+│                     UnsupportedModel, ModelTooLarge
+└── UsageError
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ChatError(Exception):
+    """What happened (`message`), which field is at fault (`param`) and what to do next (`hint`)."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "Look at the server's log for the cause, then try again."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint or self.default_hint
+        self.retry_after = retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `error` object of API.md; also the form in which an error crosses the engine's pipe."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            "hint": self.hint,
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers that belong to this error (RFC 9110 section 10.2.3 for Retry-After, in seconds)."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    @staticmethod
+    def from_dict(error: dict[str, Any]) -> ChatError:
+        """The exception that `to_dict` described; an unknown code becomes a plain ChatError."""
+        pending: list[type[ChatError]] = [ChatError]
+        while pending:
+            kind = pending.pop()
+            if kind.code == error["code"]:
+                return kind(error["message"], param=error["param"], hint=error["hint"])
+            pending += kind.__subclasses__()
+        return ChatError(error["message"], param=error["param"], hint=error["hint"])
+
+
+class InvalidRequest(ChatError):
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+    exit_code = 2
+    default_hint = "Correct the request and send it again."
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+    default_hint = "Leave this field out."
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+    default_hint = "Shorten the message, or start a new conversation."
+
+
+class RouteNotFound(InvalidRequest):
+    status = 404
+    code = "route_not_found"
+    default_hint = "GET / is the page, POST /chat answers a message, GET /health tells the state."
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+    default_hint = "Use one of the methods in the Allow header."
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "body_too_large"
+    default_hint = "Send a shorter message or less history."
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+    default_hint = "Send JSON with the header Content-Type: application/json."
+
+
+class OriginRefused(InvalidRequest):
+    status = 403
+    code = "origin_refused"
+    default_hint = "Open the page by the link that the server printed, or add the host to --allowed-hosts."
+
+
+class InvalidAccessKey(ChatError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+    default_hint = "Send the header Authorization: Bearer KEY; the server printed the key when it started."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "WWW-Authenticate": "Bearer"}
+
+
+class ServerBusy(ChatError):
+    status = 503
+    code = "server_busy"
+    type = "server_error"
+    default_hint = "Wait a few seconds, then send the same request again."
+
+
+class QueueFull(ServerBusy):
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+
+class ModelLoading(ServerBusy):
+    code = "model_loading"
+    default_hint = "The model is still loading; GET /health tells when it is ready."
+
+
+class GenerationFailed(ChatError):
+    code = "generation_failed"
+    default_hint = "Send the message again; the server's log names the cause."
+
+
+class OutOfMemory(GenerationFailed):
+    status = 503
+    code = "out_of_memory"
+    default_hint = "Shorten the conversation, lower max_new_tokens, or start the server with --quantization 4bit."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "x-should-retry": "false"}
+
+
+class EngineFailed(GenerationFailed):
+    status = 503
+    code = "engine_failed"
+    default_hint = "The engine is being started again; send the message again in a few seconds."
+
+
+class LoadError(ChatError):
+    """The model cannot be had; `/health` says `failed` and every request gets this error."""
+
+    status = 503
+    code = "model_load_failed"
+    default_hint = "Look at the server's log for the cause, then start it again."
+
+
+class ModelNotFound(LoadError):
+    code = "model_not_found"
+    exit_code = 2
+    default_hint = "Check the spelling: OWNER/NAME as on the Hub, or the path of a folder with config.json."
+
+
+class ModelGated(LoadError):
+    code = "model_gated"
+    default_hint = "Accept the model's terms on its Hub page, then pass your Hub token: --hf-token or HF_TOKEN."
+
+
+class HubUnreachable(LoadError):
+    code = "hub_unreachable"
+    default_hint = "Check the network, or give the path of a folder that already holds the model."
+
+
+class BrokenModel(LoadError):
+    code = "model_files_broken"
+    default_hint = "Delete the folder's files and download the model again."
+
+
+class TokenizerMissing(LoadError):
+    code = "tokenizer_missing"
+    default_hint = "Use a model that ships its tokenizer (tokenizer.json, tokenizer.model or vocab.json)."
+
+
+class UnsupportedModel(LoadError):
+    code = "model_unsupported"
+    default_hint = "Pick a text-generation model with safetensors weights."
+
+
+class ModelTooLarge(LoadError):
+    code = "model_too_large"
+    default_hint = "Start with --quantization 4bit, or pick a smaller model."
+
+
+class UsageError(ChatError):
+    """A setting or flag is wrong; only the command line and the notebook see it."""
+
+    status = 400
+    code = "usage_error"
+    type = "invalid_request_error"
+    exit_code = 2
+    default_hint = "See colab-llm-chat serve --help."

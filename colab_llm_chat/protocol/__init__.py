@@ -1,0 +1,1 @@
+"""The wire: typed requests and replies, parsed at the door."""

@@ -1,0 +1,116 @@
+"""Every knob once: default, bounds and help.
+
+Command-line flags, the README's table and the limits of requests and of the page all derive from here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+DEMO_MODEL = "catbot"
+
+
+class SamplingParams(BaseModel):
+    """How one reply is drawn; a request overrides these field by field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens of the model.")
+    temperature: float = Field(
+        0.7, ge=0, le=2, description="Randomness of the reply; 0 always takes the likeliest token."
+    )
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="Draw from the likeliest tokens that reach this probability; 1 is off."
+    )
+    top_k: int = Field(50, ge=0, description="Draw from this many likeliest tokens; 0 is off.")
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Leave out tokens less likely than this share of the likeliest one; 0 is off.",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Above 1 makes tokens already in the conversation less likely; 1 is off.",
+    )
+    no_repeat_ngram_size: int = Field(0, ge=0, description="Never repeat a run of this many tokens; 0 is off.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="The same seed and request give the same reply; unset draws anew."
+    )
+
+
+class Settings(SamplingParams):
+    """How the server runs. The inherited fields are what a request gets when it does not say otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    model_id: str = Field(
+        DEMO_MODEL,
+        min_length=1,
+        description="Hub id (OWNER/NAME) or folder; `catbot` is the bundled demo model.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of the model on the Hub.")
+    hf_token: SecretStr | None = Field(None, description="Hub credential for gated models.")
+    model_dir: str | None = Field(
+        None, description="Folder that keeps downloaded models; unset is the Hub's own cache."
+    )
+    quantization: Literal["none", "8bit", "4bit", "auto"] = Field(
+        "none", description="Smaller weights by bitsandbytes; auto takes 4bit below 24 GB of GPU memory."
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Number format of the weights; auto goes by the hardware."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    system: str | None = Field(None, description="System prompt for conversations that bring none.")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(5000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    access_key: str | None = Field(
+        None,
+        description="Key that opens the server; made at start when reachable from outside, empty opens it to all.",
+    )
+    allowed_hosts: str = Field("", description="Further host names it answers to, separated by commas.")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, le=15 * 2**20, description="Largest request body, in bytes.")
+    max_message_characters: int = Field(100_000, ge=1, description="Longest message, in characters.")
+
+    max_rows: int = Field(16, ge=1, le=256, description="Replies generated at the same time.")
+    max_queue: int = Field(112, ge=0, le=4096, description="Requests that may wait for a free row; beyond it 429.")
+    context_length: int | None = Field(
+        None, ge=16, description="Longest conversation, in tokens; unset is what the model was made for."
+    )
+    load_wait_seconds: float = Field(
+        600, gt=0, description="How long a request waits for the model to load before it gets 503."
+    )
+    step_timeout_seconds: float = Field(
+        120, gt=0, description="An engine step longer than this counts as hung; the engine is started again."
+    )
+    ping_seconds: float = Field(10, gt=0, description="Silence after which a stream sends a comment line.")
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The defaults of one reply."""
+        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+
+    @property
+    def max_requests(self) -> int:
+        """Requests that can be alive at once, running and waiting together."""
+        return self.max_rows + self.max_queue
+
+
+def flag_of(field: str) -> str:
+    """The command-line flag of a field: `model_id` is `--model-name`, any other by its own name."""
+    return "--model-name" if field == "model_id" else "--" + field.replace("_", "-")
+
+
+def markdown_table() -> str:
+    """README's settings table."""
+    rows = ["| flag | default | what it does |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None or field.default == "" else f"`{field.default}`"
+        rows.append(f"| `{flag_of(name)}` | {default} | {field.description} |")
+    return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""Between messages and token ids: prompts on the way in, text on the way out."""

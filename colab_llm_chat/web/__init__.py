@@ -1,0 +1,1 @@
+"""The Flask application: routes, access, and the server that runs them."""
