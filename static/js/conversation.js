@@ -1,0 +1,121 @@
+// The conversation as exchanges: one message and the reply to it. Knows what is sent as history and what
+// can be done with an exchange next; knows neither the wire nor the page.
+
+// status: "waiting" | "streaming" | "finished" | "cancelled" | "failed"
+export class Exchange {
+  constructor(message) {
+    this.message = message;
+    this.reply = "";
+    this.status = "waiting";
+    this.failure = null;
+    this.finishReason = null;
+    this.usage = null;
+    this.droppedMessages = 0;
+    this.replaceReply = false;
+  }
+
+  // mode "again" asks for a new reply (the old text stays until the new one begins), "continue" for more of it.
+  restart(mode) {
+    this.status = "waiting";
+    this.failure = null;
+    this.finishReason = null;
+    this.usage = null;
+    this.replaceReply = mode === "again";
+  }
+
+  append(delta) {
+    this.reply = this.replaceReply ? delta : this.reply + delta;
+    this.replaceReply = false;
+    this.status = "streaming";
+  }
+
+  finish({ response, finish_reason: finishReason, usage }) {
+    if (this.replaceReply) this.reply = "";
+    if (this.reply === "" && typeof response === "string") this.reply = response;
+    this.replaceReply = false;
+    this.finishReason = finishReason ?? "stop";
+    this.usage = usage ?? null;
+    this.status = "finished";
+  }
+
+  cancel() {
+    this.replaceReply = false;
+    this.status = "cancelled";
+  }
+
+  fail(failure) {
+    this.replaceReply = false;
+    this.failure = failure;
+    this.status = "failed";
+  }
+
+  get running() {
+    return this.status === "waiting" || this.status === "streaming";
+  }
+
+  // What may be done next, in the order of the buttons.
+  get actions() {
+    if (this.running) return [];
+    if (this.reply === "") return ["again", "edit"];
+    if (this.status === "failed") return ["continue", "again"];
+    const cutShort = this.status === "cancelled" || ["length", "deadline"].includes(this.finishReason);
+    return cutShort ? ["continue"] : [];
+  }
+}
+
+export class Conversation {
+  exchanges = [];
+
+  get last() {
+    return this.exchanges.at(-1) ?? null;
+  }
+
+  begin(message) {
+    const exchange = new Exchange(message);
+    this.exchanges.push(exchange);
+    return exchange;
+  }
+
+  remove(exchange) {
+    this.exchanges = this.exchanges.filter((other) => other !== exchange);
+  }
+
+  clear() {
+    this.exchanges = [];
+  }
+
+  // A message that never got a reply is left out: many chat templates refuse two user turns in a row.
+  historyBefore(exchange) {
+    return this.#answeredBefore(exchange).flatMap(asMessages);
+  }
+
+  historyThrough(exchange) {
+    return [...this.historyBefore(exchange), ...asMessages(exchange)];
+  }
+
+  requestFor(exchange, mode) {
+    if (mode === "continue") return { continue: true, conversationHistory: this.historyThrough(exchange) };
+    return { message: exchange.message, conversationHistory: this.historyBefore(exchange) };
+  }
+
+  // The server counts the oldest messages it had to leave out of the prompt for this exchange.
+  markDropped(exchange, count) {
+    let left = Math.max(0, count);
+    for (const answered of this.#answeredBefore(exchange)) {
+      answered.droppedMessages = Math.min(2, left);
+      left -= answered.droppedMessages;
+    }
+  }
+
+  #answeredBefore(exchange) {
+    const before = this.exchanges.slice(0, this.exchanges.indexOf(exchange));
+    return before.filter((other) => other.reply !== "");
+  }
+}
+
+function asMessages(exchange) {
+  return [
+    { role: "user", content: exchange.message },
+    { role: "assistant", content: exchange.reply },
+  ];
+}

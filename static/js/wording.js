@@ -1,0 +1,52 @@
+// Words states of an exchange: failures, ends and speeds become sentences through say(). Knows no DOM.
+
+const PLAIN = {
+  network: "failureNetwork",
+  broken: "failureBroken",
+  silent: "failureSilent",
+  access: "failureAccess",
+  busy: "failureBusy",
+  loading: "failureLoading",
+  server: "failureServer",
+  unexpected: "failureUnexpected",
+};
+
+// {title, detail, hint}: our own sentence, what the server said, and what to do next.
+export function wordFailure(failure, hasReply, say) {
+  const kind = failure.kind in PLAIN ? failure.kind : "server";
+  return {
+    title: wordTitle(failure, kind, say),
+    detail: kind === "server" ? failure.message : "",
+    hint: failure.hint || wordHint(kind, hasReply, say),
+  };
+}
+
+function wordTitle(failure, kind, say) {
+  const seconds = failure.retryAfter;
+  if (kind === "busy" && seconds !== null) return say("failureBusySeconds", { seconds });
+  if (kind === "loading" && seconds !== null) return say("failureLoadingSeconds", { seconds });
+  return say(PLAIN[kind], { status: failure.status });
+}
+
+function wordHint(kind, hasReply, say) {
+  if (kind === "network") return say("failureNetworkHint");
+  if (kind === "unexpected") return say("failureUnexpectedHint");
+  if ((kind === "broken" || kind === "silent") && hasReply) return say("failureBrokenHint");
+  return "";
+}
+
+// The quiet line under a reply that ended early or empty; "" when there is nothing to say.
+export function wordEnd(exchange, say) {
+  if (exchange.status === "cancelled") return say("cancelled");
+  if (exchange.status !== "finished") return "";
+  if (exchange.reply === "") return say("emptyReply");
+  if (exchange.finishReason === "length") return say("length");
+  return exchange.finishReason === "deadline" ? say("deadline") : "";
+}
+
+export function wordUsage(usage, say) {
+  const parts = [];
+  if (Number.isFinite(usage?.tokens_per_second)) parts.push(say("speed", { speed: usage.tokens_per_second }));
+  if (Number.isFinite(usage?.seconds)) parts.push(say("seconds", { seconds: usage.seconds }));
+  return parts.join(" · ");
+}
