@@ -1,0 +1,146 @@
+"""Logits to token ids: penalties, temperature, top-k, top-p, min-p and seeds, per row and vectorised.
+
+The order follows transformers' `generate`: penalties, temperature, top-k, top-p, min-p. Each row draws one
+number a token from its own generator, so a seeded reply does not depend on who shares the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..settings import SamplingParams
+from .sequence import Sequence
+
+# Candidates kept by topk where only top-p bounds them: the mass it misses is sorted exactly.
+TOP_P_CANDIDATES = 1024
+
+
+@dataclass(slots=True, frozen=True)
+class Sampled:
+    """One entry a row: the id drawn, and whether the row's logits were finite (else the id means nothing)."""
+
+    token_ids: list[int]
+    finite: list[bool]
+
+
+@torch.inference_mode()
+def sample(logits: torch.Tensor, rows: list[Sequence]) -> Sampled:
+    """logits [rows, vocab] -> one id a row. One synchronisation with the device in all."""
+    logits = logits.float()
+    finite = torch.isfinite(logits.amax(-1))
+    logits = _penalised(logits, rows)
+    token_ids = logits.argmax(-1)
+    drawn = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        some = [rows[i] for i in drawn]
+        whole = len(drawn) == len(rows)
+        picked = _draw(logits if whole else logits[drawn], some)
+        token_ids = picked if whole else token_ids.index_copy(0, torch.tensor(drawn, device=logits.device), picked)
+    for i, row in enumerate(rows):
+        if row.seen is not None:
+            row.seen[token_ids[i]] = True
+    both: list[list[int]] = torch.stack([token_ids, finite.to(token_ids.dtype)]).tolist()
+    return Sampled(token_ids=both[0], finite=[bool(value) for value in both[1]])
+
+
+def _penalised(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
+    """Repetition penalty (Keskar et al. 2019, CTRL, section 4.1) and banned n-grams."""
+    penalised = [i for i, row in enumerate(rows) if row.sampling.repetition_penalty != 1]
+    banned = [(i, token_id) for i, row in enumerate(rows) for token_id in row.banned_ids()]
+    if not penalised and not banned:
+        return logits
+    logits = logits.clone()
+    if penalised:
+        seen = torch.stack([_seen(rows[i], logits) for i in penalised])
+        penalty = _column(lambda s: s.repetition_penalty, [rows[i] for i in penalised], logits)
+        chosen = logits[penalised]
+        scaled = torch.where(chosen < 0, chosen * penalty, chosen / penalty)
+        logits[penalised] = torch.where(seen, scaled, chosen)
+    if banned:
+        where = torch.tensor(banned, device=logits.device).T
+        logits[where[0], where[1]] = torch.finfo(logits.dtype).min
+    return logits
+
+
+def _seen(row: Sequence, logits: torch.Tensor) -> torch.Tensor:
+    """[vocab]: True for the ids of prompt and reply so far; kept up to date by `sample`."""
+    if row.seen is None:
+        row.seen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        row.seen[torch.tensor(row.ids, device=logits.device)] = True
+    return row.seen
+
+
+def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
+    """logits [rows, vocab] -> ids [rows], each drawn from what top-k, top-p and min-p leave."""
+    vocab = logits.shape[-1]
+    probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
+    uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device, dtype=torch.float64)
+    bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
+    if not bounded:
+        return _pick_unsorted(probabilities, rows, uniform)
+    width = min(vocab, max(rows[i].sampling.top_k or TOP_P_CANDIDATES for i in bounded))
+    if len(bounded) == len(rows):
+        return _pick_sorted(probabilities, rows, uniform, width=width)
+    ids = _pick_unsorted(probabilities, rows, uniform)
+    chosen = [rows[i] for i in bounded]
+    ids[bounded] = _pick_sorted(probabilities[bounded], chosen, uniform[bounded], width=width)
+    return ids
+
+
+def _bounded(sampling: SamplingParams, vocab: int) -> bool:
+    """True when top-k or top-p leave few candidates, so that sorting those is worth it."""
+    return 0 < sampling.top_k < vocab or sampling.top_p < 1
+
+
+def _pick_sorted(
+    probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor, *, width: int
+) -> torch.Tensor:
+    """Draw among the `width` likeliest; a row whose top-p reaches further is drawn again over all."""
+    candidates, ids = probabilities.topk(width, dim=-1)
+    rank = torch.arange(width, device=probabilities.device)
+    top_k = _column(lambda s: s.top_k or probabilities.shape[-1], rows, probabilities)
+    kept = candidates.where(rank < top_k, candidates.new_zeros(()))
+    # top-p is a share of what top-k leaves; without top-k, of everything.
+    total = kept.sum(-1, keepdim=True).where(top_k <= width, candidates.new_ones(()))
+    top_p = _column(lambda s: s.top_p, rows, probabilities)
+    before = kept.cumsum(-1) - kept
+    kept = kept.where((before < top_p * total) | (rank == 0), kept.new_zeros(()))
+    kept = _above_min_p(kept, candidates[:, :1], rows)
+    picked = ids.gather(-1, _invert(kept, uniform)).squeeze(-1)
+    if width < probabilities.shape[-1] and any(row.sampling.top_k == 0 for row in rows):
+        reached = candidates.sum(-1).tolist()
+        short = [i for i, r in enumerate(rows) if r.sampling.top_k == 0 and reached[i] < r.sampling.top_p]
+        if short:
+            some, again = probabilities[short], [rows[i] for i in short]
+            picked[short] = _pick_sorted(some, again, uniform[short], width=probabilities.shape[-1])
+    return picked
+
+
+def _pick_unsorted(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
+    """Draw among all tokens, or those that min-p leaves, without sorting."""
+    kept = _above_min_p(probabilities, probabilities.amax(-1, keepdim=True), rows)
+    return _invert(kept, uniform).squeeze(-1)
+
+
+def _above_min_p(kept: torch.Tensor, largest: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
+    """Zero below `min_p` times the largest probability (Nguyen et al. 2024, min-p sampling)."""
+    if all(row.sampling.min_p == 0 for row in rows):
+        return kept
+    return kept.where(kept >= _column(lambda s: s.min_p, rows, kept) * largest, kept.new_zeros(()))
+
+
+def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Index [rows, 1] at which the cumulative weight passes `uniform` times the total."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    # Rounding at the far end must not choose a token of weight zero.
+    last = (weights > 0).to(torch.uint8).cumsum(-1, dtype=torch.int32).argmax(-1, keepdim=True)
+    return torch.minimum(index, last)
+
+
+def _column(of: Callable[[SamplingParams], float], rows: list[Sequence], like: torch.Tensor) -> torch.Tensor:
+    """[rows, 1] of one sampling field."""
+    return torch.tensor([[of(row.sampling)] for row in rows], device=like.device, dtype=like.dtype)

@@ -1,0 +1,103 @@
+"""Who runs next: rows that generate, the one prompt that is read in chunks, and those that wait.
+
+Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. Knows no tensors.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from .sequence import Chunk, Sequence, Step
+
+SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
+# A chunk may stretch a step to twice a step without one: the gap other readers then see between tokens.
+STRETCH = 2.0
+# With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step.
+ALONE_SECONDS = 0.1
+
+
+class Slots(Protocol):
+    """The part of a runner that the scheduler needs."""
+
+    def move(self, source: int, target: int) -> None: ...
+
+
+class Scheduler:
+    """Rows join and leave between steps; prompts are read first come, first served."""
+
+    def __init__(self, slots: Slots, *, max_rows: int, chunk_size: int, whole_prompts: bool = False) -> None:
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.prefilling: Sequence | None = None
+        self._prefill_slot = 0
+        self._slots = slots
+        self._max_rows = max_rows
+        self._whole_prompts = whole_prompts
+        self._chunk_size = chunk_size
+        self._decode_seconds: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.waiting or self.prefilling)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def sequences(self) -> list[Sequence]:
+        """All that are alive."""
+        return [*self.running, *([self.prefilling] if self.prefilling else []), *self.waiting]
+
+    def schedule(self) -> Step:
+        """The next step: a token for each running row, and a chunk when a prompt is at hand."""
+        if self.prefilling is None and self.waiting and len(self.running) < self._max_rows:
+            self.prefilling = self.waiting.popleft()
+            self._prefill_slot = len(self.running)
+        if self.prefilling is None:
+            return Step(list(self.running))
+        sequence = self.prefilling
+        start = sequence.computed
+        end = len(sequence.ids) if self._whole_prompts else start + self._chunk_size
+        return Step(list(self.running), Chunk(sequence, self._prefill_slot, start, sequence.ids[start:end]))
+
+    def advance(self, step: Step) -> None:
+        """Account for a step that was computed; a prompt read to its end becomes a row."""
+        for row in step.rows:
+            row.computed += 1
+        if step.chunk is None or step.chunk.sequence is not self.prefilling:
+            return
+        self.prefilling.computed += len(step.chunk.ids)
+        if step.chunk.completes_prompt:
+            if self._prefill_slot != len(self.running):
+                self._slots.move(self._prefill_slot, len(self.running))
+            self.running.append(self.prefilling)
+            self.prefilling = None
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out wherever it is; the last row moves into the hole it leaves."""
+        if sequence is self.prefilling:
+            self.prefilling = None
+        elif sequence in self.running:
+            hole = self.running.index(sequence)
+            last = self.running.pop()
+            if last is not sequence:
+                self._slots.move(len(self.running), hole)
+                self.running[hole] = last
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def observe(self, step: Step, seconds: float) -> None:
+        """Choose the chunk size from measured step times, so that reading a prompt disturbs little."""
+        if step.chunk is None:
+            known = self._decode_seconds
+            self._decode_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
+        elif step.rows and self._decode_seconds:
+            self._adapt(seconds, allowed=STRETCH * self._decode_seconds, read=len(step.chunk.ids))
+        elif not step.rows:
+            self._adapt(seconds, allowed=ALONE_SECONDS, read=len(step.chunk.ids))
+
+    def _adapt(self, seconds: float, *, allowed: float, read: int) -> None:
+        if seconds > allowed:
+            self._chunk_size = max(SMALLEST_CHUNK, self._chunk_size // 2)
+        elif seconds < allowed / 2 and read == self._chunk_size:
+            self._chunk_size = min(LARGEST_CHUNK, self._chunk_size * 2)

@@ -1,0 +1,94 @@
+"""The state of one generation: its token ids, how they are drawn, and what a step does with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Literal
+
+from ..settings import SamplingParams
+
+if TYPE_CHECKING:
+    import torch
+
+EndReason = Literal["stop", "length"]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values."""
+
+    sequence_id: int
+    ids: list[int]
+    sampling: SamplingParams
+    eos_token_ids: frozenset[int] = frozenset()
+    computed: int = 0
+    prompt_length: int = field(init=False)
+    random: Random = field(init=False)
+    seen: torch.Tensor | None = None
+    followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prompt_length = len(self.ids)
+        self.random = Random(self.sampling.seed)
+        for end in range(1, len(self.ids) + 1):
+            self._remember_ngram(end)
+
+    def append(self, token_id: int, *, context_length: int) -> EndReason | None:
+        """Take a sampled id; the reason when it was the last. An end-of-text id is not kept."""
+        if token_id in self.eos_token_ids:
+            return "stop"
+        self.ids.append(token_id)
+        self._remember_ngram(len(self.ids))
+        generated = len(self.ids) - self.prompt_length
+        if generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length:
+            return "length"
+        return None
+
+    def banned_ids(self) -> set[int]:
+        """Ids that would repeat a run of `no_repeat_ngram_size` ids already there."""
+        size = self.sampling.no_repeat_ngram_size
+        if size == 0 or len(self.ids) + 1 < size:
+            return set()
+        return self.followers.get(tuple(self.ids[len(self.ids) - size + 1 :]), set())
+
+    def _remember_ngram(self, end: int) -> None:
+        size = self.sampling.no_repeat_ngram_size
+        if 0 < size <= end:
+            self.followers.setdefault(tuple(self.ids[end - size : end - 1]), set()).add(self.ids[end - 1])
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """A piece of one prompt: `ids` at positions `start`, `start + 1`, … of arena slot `slot`."""
+
+    sequence: Sequence
+    slot: int
+    start: int
+    ids: list[int]
+
+    @property
+    def completes_prompt(self) -> bool:
+        """True when the next token can be sampled after this piece."""
+        return self.start + len(self.ids) == len(self.sequence.ids)
+
+
+@dataclass(slots=True, frozen=True)
+class Step:
+    """What one forward computes: the next token of `rows` (slots `first_slot` on) and at most one chunk."""
+
+    rows: list[Sequence]
+    chunk: Chunk | None = None
+    first_slot: int = 0
+
+    @property
+    def sampled(self) -> list[Sequence]:
+        """The sequences that get a token from this step, in the order of its logits."""
+        if self.chunk is not None and self.chunk.completes_prompt:
+            return [*self.rows, self.chunk.sequence]
+        return self.rows
+
+    def split(self) -> list[Step]:
+        """The same work, one sequence a step: to find the one at fault."""
+        singles = [Step([row], first_slot=self.first_slot + i) for i, row in enumerate(self.rows)]
+        return singles if self.chunk is None else [*singles, Step([], chunk=self.chunk)]
