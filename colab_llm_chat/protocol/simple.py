@@ -1,0 +1,217 @@
+"""The simple door's wire: the body of POST /chat -> ChatRequest, and its reply, chunks and errors as JSON.
+
+Knows nothing of HTTP or of how a reply is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from ..errors import ChatError, InvalidRequest, UnsupportedParameter
+from ..settings import SamplingParams, Settings
+from .body import parse_object, validated, well_formed
+from .messages import ChatRequest, Message, ReplyEnd, Role
+
+UNSUPPORTED = ("persona", "source_language", "target_language")
+MAX_HISTORY = 2_000
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1_000
+MAX_ID_CHARACTERS = 200
+MAX_DEADLINE_MS = 24 * 60 * 60 * 1000
+
+
+def _mended(value: object) -> object:
+    return well_formed(value) if isinstance(value, str) else value
+
+
+def _joined_parts(value: object) -> object:
+    """A string as it is; a list of text parts as their texts joined."""
+    if not isinstance(value, list):
+        return _mended(value)
+    for part in value:
+        is_text = isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"
+        if not is_text:
+            raise PydanticCustomError("content_part", 'may only hold parts like {{"type": "text", "text": "…"}}')
+    return well_formed("".join(part["text"] for part in value))
+
+
+def _listed_stops(value: object) -> object:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return ()
+    valid = isinstance(stops, list) and all(
+        isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops
+    )
+    if not isinstance(stops, list) or not valid or len(stops) > MAX_STOPS:
+        raise PydanticCustomError(
+            "stop",
+            "must be a string or a list of up to {most} strings of 1 to {characters} characters",
+            {"most": MAX_STOPS, "characters": MAX_STOP_CHARACTERS},
+        )
+    return tuple(well_formed(stop) for stop in stops)
+
+
+def _identifier(value: object) -> object:
+    if value is None or (type(value) is int and abs(value) < 2**63):
+        return value
+    if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS:
+        return well_formed(value)
+    raise PydanticCustomError(
+        "identifier", "must be a string of up to {most} characters or an integer", {"most": MAX_ID_CHARACTERS}
+    )
+
+
+Text = Annotated[str, BeforeValidator(_mended)]
+Identifier = Annotated[Any, BeforeValidator(_identifier)]
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    role: Role
+    content: Annotated[str, BeforeValidator(_joined_parts)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    message: Text | None = None
+    history: list[_Turn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
+    system: Text | None = None
+    stream: bool | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(_listed_stops)] = ()
+    deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
+    raw: bool | None = None
+    carry_on: bool | None = Field(None, alias="continue")
+    truncation: Literal["auto", "disabled"] | None = None
+    conversation_id: Identifier = Field(None, alias="conversationId")
+    message_id: Identifier = Field(None, alias="messageId")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimpleRequest:
+    """A parsed body: what the pipeline needs, and what the reply repeats.
+
+    `history` is what was sent and ends with the user's message, or, when carried on, before the assistant's
+    last one, whose text so far is `begun`. `stream` is None when the body does not say.
+    """
+
+    chat: ChatRequest
+    history: tuple[Message, ...]
+    begun: str
+    stream: bool | None
+    ids: dict[str, str | int]
+
+
+def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
+    """The bytes of POST /chat as a typed request; raises InvalidRequest or UnsupportedParameter."""
+    fields = parse_object(body)
+    _refuse_unsupported(fields)
+    parsed = validated(_Body, fields)
+    sampling = _sampling(fields, settings)
+    turns = tuple(Message(turn.role, turn.content) for turn in parsed.history or ())
+    history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns, settings)
+    # A reply cut before its first character has nothing to carry on: it is simply asked for again.
+    unfinished = (Message("assistant", begun),) if begun else ()
+    chat = ChatRequest(
+        messages=_system_first(parsed.system, history, settings.system) + unfinished,
+        sampling=sampling,
+        stop=parsed.stop,
+        deadline_ms=parsed.deadline_ms,
+        raw=bool(parsed.raw),
+        continue_final=bool(begun),
+        truncation=parsed.truncation or "auto",
+    )
+    ids = {"conversationId": parsed.conversation_id, "messageId": parsed.message_id}
+    sent_ids = {name: value for name, value in ids.items() if value is not None}
+    return SimpleRequest(chat=chat, history=history, begun=begun, stream=parsed.stream, ids=sent_ids)
+
+
+def _refuse_unsupported(fields: dict[str, Any]) -> None:
+    for name in UNSUPPORTED:
+        if fields.get(name) is not None:
+            raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
+
+
+def _sampling(fields: dict[str, Any], settings: Settings) -> SamplingParams:
+    sent = {name: fields[name] for name in SamplingParams.model_fields if fields.get(name) is not None}
+    return validated(SamplingParams, {**settings.sampling.model_dump(), **sent}) if sent else settings.sampling
+
+
+def _with_message(parsed: _Body, turns: tuple[Message, ...], settings: Settings) -> tuple[tuple[Message, ...], str]:
+    text = parsed.message
+    if text is None or not text.strip():
+        problem = "is missing" if text is None else "is empty"
+        raise InvalidRequest(f"`message` {problem}.", param="message", hint="Send what the user says as `message`.")
+    most = settings.max_message_characters
+    if len(text) > most:
+        raise InvalidRequest(f"`message` has {len(text)} characters; the limit is {most}.", param="message")
+    message = Message("user", text)
+    return (turns if turns[-1:] == (message,) else (*turns, message)), ""
+
+
+def _carried_on(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+    if parsed.raw:
+        raise InvalidRequest(
+            "`continue` and `raw` exclude each other.", param="continue", hint="Send the whole text as `message`."
+        )
+    *before, last = turns or (Message("user", ""),)
+    if last.role != "assistant":
+        raise InvalidRequest(
+            "`continue` needs a conversationHistory that ends with the assistant's message.",
+            param="conversationHistory",
+            hint="Send the conversationHistory of the reply that was cut short.",
+        )
+    asked = [turn.content for turn in before if turn.role == "user"][-1:]
+    if parsed.message and [parsed.message] != asked:
+        raise InvalidRequest(
+            "With `continue`, `message` must be left out or be the last user message again.", param="message"
+        )
+    if not last.content and before[-1:] != [Message("user", "".join(asked))]:
+        raise InvalidRequest("`continue` found nothing to carry on.", param="conversationHistory")
+    return tuple(before), last.content
+
+
+def _system_first(asked: str | None, history: tuple[Message, ...], default: str | None) -> tuple[Message, ...]:
+    """Templates know one system message, at the front: `system` replaces those of the history, else they are joined.
+
+    An empty `system` means none, not even the server's own.
+    """
+    told = [turn.content for turn in history if turn.role == "system"]
+    text = "\n\n".join(told) if told else default
+    if asked is not None:
+        text = asked
+    others = tuple(turn for turn in history if turn.role != "system")
+    return (Message("system", text), *others) if text and text.strip() else others
+
+
+def reply_fields(request: SimpleRequest, text: str, end: ReplyEnd) -> dict[str, Any]:
+    """The JSON of a finished reply whose new text is `text`."""
+    history = (*request.history, Message("assistant", request.begun + text))
+    usage = end.usage
+    return {
+        "success": True,
+        "response": text,
+        "conversationHistory": [{"role": turn.role, "content": turn.content} for turn in history],
+        "truncated": end.finish_reason in ("length", "deadline"),
+        "finish_reason": end.finish_reason,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "seconds": round(usage.seconds, 3),
+            "tokens_per_second": round(usage.tokens_per_second, 2),
+        },
+        "dropped_messages": end.dropped_messages,
+        **request.ids,
+    }
+
+
+def error_fields(error: ChatError) -> dict[str, Any]:
+    """The JSON of a failed reply: the error of every door and this door's two fields."""
+    return {"success": False, "message": error.message, "error": error.to_dict()}

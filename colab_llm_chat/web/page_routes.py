@@ -1,0 +1,83 @@
+"""The page, its session cookie, the server's health and the icon. Knows no conversation."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, cast
+
+from flask import Blueprint, Response, current_app, render_template, request
+
+from .. import __version__
+from ..errors import InvalidAccessKey, InvalidRequest
+from ..protocol.body import parse_object
+from .render import json_body, json_response
+
+if TYPE_CHECKING:
+    from .app import ChatApp
+
+page_routes = Blueprint("page", __name__)
+
+
+def _app() -> ChatApp:
+    return cast("ChatApp", current_app)
+
+
+@page_routes.get("/")
+def page() -> Response:
+    app = _app()
+    page_settings = {
+        "modelName": _shown_name(app.chat.status().model_id),
+        "maxMessageCharacters": app.settings.max_message_characters,
+        "accessKeyRequired": app.access.required,
+        "cookieName": app.access.cookie_name,
+        "version": __version__,
+    }
+    return Response(render_template("index.html", page_settings=page_settings), mimetype="text/html")
+
+
+@page_routes.get("/health")
+def health() -> Response:
+    status = _app().chat.status()
+    fields: dict[str, Any] = {"status": status.state}
+    if _app().access.recognises(request):
+        fields |= {"model": status.model_id, "progress": status.progress, "detail": status.detail}
+        if status.error is not None:
+            fields["error"] = status.error
+    return json_response(fields, 200 if status.state == "ok" else 503)
+
+
+@page_routes.post("/session")
+def sign_in() -> Response:
+    """Trade the access key for a cookie that lasts as long as the browser is open."""
+    access = _app().access
+    key = parse_object(json_body(request)).get("key")
+    if not isinstance(key, str):
+        raise InvalidRequest("`key` must be a string.", param="key")
+    if access.required and not access.opens(key):
+        raise InvalidAccessKey("The access key is wrong.", param="key")
+    response = Response(status=204)
+    if access.required:
+        # Behind a proxy that speaks https for us only the page's own address tells so.
+        secure = request.is_secure or request.headers.get("Origin", "").startswith("https://")
+        response.set_cookie(
+            access.cookie_name, access.cookie_value, httponly=True, samesite="Lax", path="/", secure=secure
+        )
+    return response
+
+
+@page_routes.delete("/session")
+def sign_out() -> Response:
+    response = Response(status=204)
+    response.delete_cookie(_app().access.cookie_name, httponly=True, samesite="Lax", path="/")
+    return response
+
+
+@page_routes.get("/favicon.ico")
+def favicon() -> Response:
+    return _app().send_static_file("icon.svg")
+
+
+def _shown_name(model_id: str) -> str:
+    """The page is open to all, so of a folder only its own name is told."""
+    path = PurePath(model_id)
+    return path.name if path.is_absolute() or model_id.startswith((".", "~")) else model_id

@@ -1,0 +1,137 @@
+"""Waitress in a daemon thread, with the settings measured for event streams; ended in an order that cuts no answer.
+
+Knows WSGI, not what is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from waitress import wasyncore
+from waitress.server import create_server
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+SPARE_THREADS = 8
+CONNECTION_LIMIT = 1_000
+MAX_BODY_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 16 * 2**10
+IDLE_SECONDS = 30
+# A client that does not read holds at most this much of its reply, and its own thread.
+MAX_UNREAD_BYTES = 64 * 2**10
+FINISH_SECONDS = 2
+CHECK_SECONDS = 0.5
+
+
+class Server:
+    """Listens from its making on, serves inside `with`. `end_replies` must make running requests finish soon."""
+
+    def __init__(
+        self, app: WSGIApplication, host: str, port: int, *, requests: int, end_replies: Callable[[], None]
+    ) -> None:
+        listener = bound_socket(host, port)
+        self.host = host
+        self.port = int(listener.getsockname()[1])
+        self._end_replies = end_replies
+        self._waitress: Any = create_server(
+            app,
+            sockets=[listener],
+            threads=requests + SPARE_THREADS,
+            connection_limit=CONNECTION_LIMIT,
+            channel_request_lookahead=1,
+            channel_timeout=IDLE_SECONDS,
+            max_request_body_size=MAX_BODY_BYTES,
+            max_request_header_size=MAX_HEADER_BYTES,
+            outbuf_high_watermark=MAX_UNREAD_BYTES,
+            # select() cannot watch file numbers beyond 1,023, which a thousand connections pass.
+            asyncore_use_poll=True,
+            # The app itself decides whose forwarding headers it believes.
+            clear_untrusted_proxy_headers=False,
+            log_socket_errors=False,
+            ident=None,
+        )
+        self._thread = threading.Thread(target=self._waitress.run, name="web-server", daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Stop listening, let running requests say their last words, then cut what is left."""
+        self._in_loop(lambda: wasyncore.dispatcher.close(self._waitress))
+        self._end_replies()
+        self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
+        self._in_loop(self._cut_connections)
+        self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
+        self._in_loop(self._waitress.trigger.close)
+        self._thread.join()
+
+    def _cut_connections(self) -> None:
+        for channel in list(self._waitress.active_channels.values()):
+            channel.handle_close()
+
+    def _in_loop(self, work: Callable[[], object]) -> None:
+        """Run `work` in the server's own thread: its sockets may not be closed under its feet."""
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                done.set()
+
+        self._waitress.trigger.pull_trigger(run)
+        while not done.wait(CHECK_SECONDS) and self._thread.is_alive():
+            continue
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises UsageError naming what to change."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"Cannot listen on {host} port {port}: {reason}.",
+            hint="End the program that uses the port, or choose another: --port 0 takes a free one.",
+        ) from error
+
+
+def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
+    """Block until `stop` is set, the server dies, SIGTERM or KeyboardInterrupt; the latter two count as `stop`."""
+    with contextlib.suppress(KeyboardInterrupt), _stopping_on_sigterm(stop):
+        on_ready()
+        while not stop.wait(CHECK_SECONDS) and server.is_alive:
+            continue
+
+
+@contextlib.contextmanager
+def _stopping_on_sigterm(stop: threading.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,80 @@
+"""A scripted pipeline for the tests of the doors: real deltas, real threads, no model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from colab_llm_chat.errors import ChatError
+from colab_llm_chat.protocol.messages import ChatRequest, Delta, FinishReason, Reply, ReplyEnd, Status, Usage
+
+Step = str | Exception | threading.Event | Delta
+
+
+def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0) -> ReplyEnd:
+    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.5, tokens_per_second=6.0, cached_tokens=2)
+    return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=dropped_messages)
+
+
+class ScriptedReply:
+    """Plays steps: a text or delta is given out, an exception is raised, an event is waited for (or a cancel)."""
+
+    def __init__(self, steps: list[Step], end: ReplyEnd) -> None:
+        self._steps = iter([*steps, Delta(end=end)])
+        self._wake = threading.Condition()
+        self.waiting = threading.Event()
+        self.cancelled = threading.Event()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        for step in self._steps:
+            if isinstance(step, threading.Event):
+                self._wait_for(step)
+                continue
+            if self.cancelled.is_set():
+                break
+            if isinstance(step, Exception):
+                raise step
+            return Delta(step) if isinstance(step, str) else step
+        raise StopIteration
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        with self._wake:
+            self._wake.notify_all()
+
+    def _wait_for(self, gate: threading.Event) -> None:
+        self.waiting.set()
+        with self._wake:
+            while not gate.is_set() and not self.cancelled.is_set():
+                self._wake.wait(0.01)
+
+
+@dataclass
+class ScriptedChat:
+    """Answers every request with the same steps and keeps what it was asked."""
+
+    steps: list[Step] = field(default_factory=lambda: ["Hel", "lo"])
+    end: ReplyEnd = field(default_factory=reply_end)
+    refuses_with: ChatError | None = None
+    state: Status = field(default_factory=lambda: Status(state="ok", model_id="catbot", progress=1.0, detail="ready"))
+    requests: list[ChatRequest] = field(default_factory=list)
+    replies: list[ScriptedReply] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def stream(self, request: ChatRequest) -> Reply:
+        if self.refuses_with is not None:
+            raise self.refuses_with
+        reply = ScriptedReply(self.steps, self.end)
+        self.requests.append(request)
+        self.replies.append(reply)
+        return reply
+
+    def status(self) -> Status:
+        return self.state
+
+    def close(self) -> None:
+        self.closed.set()
