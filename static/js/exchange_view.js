@@ -34,6 +34,7 @@ export class ExchangeView {
     if (reply.startsWith(shown)) this.#replyText.appendData(reply.slice(shown.length));
     else this.#replyText.data = reply;
     markLanguage(this.#parts.reply, reply);
+    this.#parts.reply.hidden = false;
     this.#parts.waiting.hidden = true;
   }
 
@@ -49,8 +50,9 @@ export class ExchangeView {
     this.#showFailure(exchange);
     this.#parts.end.textContent = wordEnd(exchange, this.#say);
     this.#parts.usage.textContent = wordUsage(exchange.usage, this.#say);
-    this.#parts.actions.replaceChildren(...(isLast ? exchange.actions.map((name) => this.#button(name)) : []));
-    this.#parts.under.hidden = exchange.running;
+    const actions = isLast ? exchange.actions : [];
+    this.#parts.actions.replaceChildren(...actions.map((name) => this.#button(name)));
+    this.#parts.under.hidden = exchange.running || (exchange.reply === "" && actions.length === 0);
   }
 
   #showFailure({ failure, reply }) {

@@ -15,9 +15,9 @@ export const STRINGS = {
     thisModel: "the model",
     greeting: "What would you like to talk about?",
     greetingHint: "Pick one of these to begin, or write your own.",
-    example1: "Explain to a child why rainbows appear",
-    example2: "Write a short poem about the sea at night",
-    example3: "Suggest three dinners made with eggs and rice",
+    example1: "Why do rainbows appear?",
+    example2: "Write a short poem about the sea",
+    example3: "Three dinners with eggs and rice",
     catGreeting: "The cat is awake.",
     catGreetingHint: "A tiny demo model that answers the way a cat would. Say something to it.",
     catExample1: "Good morning!",
@@ -25,7 +25,6 @@ export const STRINGS = {
     catExample3: "Give me your paw",
     youSaid: "You said",
     replied: "Reply",
-    writing: "A reply is being written.",
     waiting: "Waiting for the reply",
     copy: "Copy reply",
     copied: "Copied",
@@ -59,8 +58,8 @@ export const STRINGS = {
     failureServer: "The reply failed.",
     failureUnexpected: "The answer did not come from this server (status {status}).",
     failureUnexpectedHint: "The tunnel may have closed. Open the link printed by the running server.",
-    signInTitle: "Access key",
-    signInWhy: "This chat is private. Enter the access key that was printed where this server was started, or open the complete link printed there.",
+    signInTitle: "This chat is private",
+    signInWhy: "Enter the access key that was printed where this server was started, or open the complete link printed there.",
     signInField: "Access key",
     signInButton: "Open the chat",
     signInWrong: "This key does not fit. Copy it again from where the server was started: each start can have a new one.",
@@ -76,13 +75,13 @@ export const STRINGS = {
     send: "送信",
     stop: "停止",
     jump: "最新へ移動",
-    privacy: "メッセージの送り先は、このサーバーで動くモデル（{model}）だけです。ほかのサービスには送られません。",
+    privacy: "メッセージはこのサーバーで動くモデル（{model}）だけに届き、ほかのサービスには送られません。",
     thisModel: "このモデル",
     greeting: "何を話しましょうか",
     greetingHint: "例を選ぶか、自由に書いてください。",
-    example1: "虹が見える理由を子どもに説明して",
+    example1: "虹はなぜ見えるの？",
     example2: "夜の海を短い詩にして",
-    example3: "卵とご飯で作れる夕食を三つ考えて",
+    example3: "卵とご飯で作れる夕食を三つ",
     catGreeting: "ねこが起きています",
     catGreetingHint: "ねこのように返事をする小さなデモ用モデルです。話しかけてみてください。",
     catExample1: "おはよう",
@@ -90,7 +89,6 @@ export const STRINGS = {
     catExample3: "お手",
     youSaid: "あなた",
     replied: "返事",
-    writing: "返事を書いています。",
     waiting: "返事を待っています",
     copy: "返事をコピー",
     copied: "コピーしました",
@@ -124,8 +122,8 @@ export const STRINGS = {
     failureServer: "返事を作れませんでした。",
     failureUnexpected: "このサーバーのものではない応答が届きました（状態 {status}）。",
     failureUnexpectedHint: "トンネルが閉じたのかもしれません。動いているサーバーが表示したリンクを開いてください。",
-    signInTitle: "アクセスキー",
-    signInWhy: "このチャットは非公開です。サーバーを起動した画面に表示されたアクセスキーを入力するか、そこに表示されたリンク全体を開いてください。",
+    signInTitle: "このチャットは非公開です",
+    signInWhy: "サーバーを起動した画面に表示されたアクセスキーを入力するか、そこに表示されたリンク全体を開いてください。",
     signInField: "アクセスキー",
     signInButton: "チャットを開く",
     signInWrong: "キーが合いません。サーバーを起動した画面からもう一度コピーしてください。起動のたびに変わることがあります。",
@@ -137,7 +135,7 @@ export const STRINGS = {
 export function chooseLanguage(languages) {
   for (const language of languages ?? []) {
     const base = language.toLowerCase().split("-")[0];
-    if (base in STRINGS) return base;
+    if (Object.hasOwn(STRINGS, base)) return base;
   }
   return "en";
 }

@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Failure, failureFromResponse, secondsToWait } from "../../static/js/failure.js";
+import { createSay } from "../../static/js/strings.js";
+import { wordEnd, wordFailure, wordUsage } from "../../static/js/wording.js";
+
+const say = createSay("en");
+
+test("a server's error shows its own words and its hint", () => {
+  const failure = new Failure("server", { message: "Out of memory at 78 GiB.", hint: "Use 4bit." });
+  assert.deepEqual(wordFailure(failure, false, say), {
+    title: "The reply failed.",
+    detail: "Out of memory at 78 GiB.",
+    hint: "Use 4bit.",
+  });
+});
+
+test("a busy server tells how long to wait, if it is known", () => {
+  assert.match(wordFailure(new Failure("busy", { retryAfter: 7 }), false, say).title, /in 7 s/);
+  assert.equal(wordFailure(new Failure("busy"), false, say).title, "The server is busy.");
+});
+
+test("a broken reply says that its beginning stays, only if it has one", () => {
+  assert.notEqual(wordFailure(new Failure("broken"), true, say).hint, "");
+  assert.equal(wordFailure(new Failure("broken"), false, say).hint, "");
+});
+
+test("an error of our own code is still told", () => {
+  const worded = wordFailure(new TypeError("x is undefined"), false, say);
+  assert.deepEqual([worded.title, worded.detail], ["The reply failed.", "x is undefined"]);
+});
+
+test("each early end has its line, a plain one none", () => {
+  const end = (status, finishReason, reply = "a") => wordEnd({ status, finishReason, reply }, say);
+  assert.equal(end("finished", "stop"), "");
+  assert.equal(end("streaming", null), "");
+  assert.equal(end("cancelled", null), "Stopped.");
+  assert.match(end("finished", "length"), /length/);
+  assert.match(end("finished", "deadline"), /time/);
+  assert.match(end("finished", "stop", ""), /empty/);
+});
+
+test("speed and seconds stand under a reply, as far as they are known", () => {
+  assert.equal(wordUsage({ tokens_per_second: 41.25, seconds: 3 }, say), "41.3 tokens/s · 3 s");
+  assert.equal(wordUsage({ seconds: 0.42 }, say), "0.4 s");
+  assert.equal(wordUsage({ tokens_per_second: null, seconds: "3" }, say), "");
+  assert.equal(wordUsage(null, say), "");
+});
+
+test("Retry-After is read as seconds or as a date", () => {
+  const now = Date.parse("2026-01-01T00:00:00Z");
+  assert.equal(secondsToWait("12", now), 12);
+  assert.equal(secondsToWait("Thu, 01 Jan 2026 00:00:05 GMT", now), 5);
+  assert.equal(secondsToWait("Thu, 01 Jan 2025 00:00:00 GMT", now), 0);
+  for (const odd of [null, "", "soon"]) assert.equal(secondsToWait(odd, now), null);
+});
+
+test("a status without our JSON is told by its number", async () => {
+  const failure = await failureFromResponse(new Response("Bad gateway", { status: 502 }));
+  assert.deepEqual([failure.kind, failure.status], ["unexpected", 502]);
+  const loading = await failureFromResponse(new Response("{}", { status: 503, headers: { "Retry-After": "5" } }));
+  assert.deepEqual([loading.kind, loading.retryAfter], ["loading", 5]);
+});
