@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic.fields import FieldInfo
 
 DEMO_MODEL = "catbot"
 
@@ -107,10 +108,16 @@ def flag_of(field: str) -> str:
     return "--model-name" if field == "model_id" else "--" + field.replace("_", "-")
 
 
+def settings_fields() -> dict[str, FieldInfo]:
+    """All fields in the order in which people read of them: the server's first, then a reply's."""
+    fields = Settings.model_fields
+    return dict(sorted(fields.items(), key=lambda item: item[0] in SamplingParams.model_fields))
+
+
 def markdown_table() -> str:
     """README's settings table."""
     rows = ["| flag | default | what it does |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
+    for name, field in settings_fields().items():
         default = "" if field.default is None or field.default == "" else f"`{field.default}`"
         rows.append(f"| `{flag_of(name)}` | {default} | {field.description} |")
     return "\n".join(rows)

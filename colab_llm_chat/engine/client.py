@@ -1,0 +1,242 @@
+"""The web process's side of the engine: start the worker, submit, cancel, and start it again when it dies.
+
+Messages are JSON lines over the worker's standard input and output (see worker.py). Never imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
+
+from ..errors import ChatError, EngineFailed
+from ..settings import SamplingParams, Settings
+from .sequence import EndReason
+
+log = logging.getLogger("colab_llm_chat")
+
+Message = dict[str, Any]
+WATCH_SECONDS = 0.5
+CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What happened to one generation: new ids, then how it ended. `cancelled` is the caller's own doing."""
+
+    token_ids: tuple[int, ...] = ()
+    end: EndReason | Literal["cancelled"] | None = None
+    error: ChatError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """`folder` is known once the model's files are there, `facts` (ModelFacts as JSON) once it can generate."""
+
+    state: Literal["loading", "ok", "failed"] = "loading"
+    progress: float = 0.0
+    detail: str = ""
+    folder: str | None = None
+    facts: Message = field(default_factory=dict)
+    error: ChatError | None = None
+
+
+class Generation:
+    """One submitted sequence: take its progress from one thread, cancel from any."""
+
+    def __init__(self, sequence_id: int, on_cancel: Callable[[int], None]) -> None:
+        self.sequence_id = sequence_id
+        self._events: SimpleQueue[Progress] = SimpleQueue()
+        self._on_cancel = on_cancel
+
+    def put(self, progress: Progress) -> None:
+        self._events.put(progress)
+
+    def take(self, timeout: float) -> Progress | None:
+        """The next progress, or None after `timeout` seconds of silence."""
+        try:
+            return self._events.get(timeout=max(0.0, timeout))
+        except Empty:
+            return None
+
+    def cancel(self) -> None:
+        self._on_cancel(self.sequence_id)
+        self.put(Progress(end="cancelled"))
+
+
+class EngineClient:
+    """Owns the worker process. `on_change` is called from its thread whenever `status` changes."""
+
+    def __init__(self, settings: Settings, *, on_change: Callable[[], None] = lambda: None) -> None:
+        self.status = EngineStatus(detail="starting")
+        self._settings = settings
+        self._on_change = on_change
+        self._ids = count(1)
+        self._lock = threading.Lock()
+        self._live: dict[int, Generation] = {}
+        self._outbox: SimpleQueue[Message | None] = SimpleQueue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard = time.monotonic()
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._supervise, self._watch)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, prompt_ids: list[int], sampling: SamplingParams, *, eos_token_ids: list[int]) -> Generation:
+        """Start a generation. Raises EngineFailed while there is no engine to take it."""
+        with self._lock:
+            if self.status.state != "ok":
+                raise EngineFailed("The engine is not running.", retry_after=5)
+            generation = Generation(next(self._ids), self._cancel)
+            if not self._live:
+                self._heard = time.monotonic()
+            self._live[generation.sequence_id] = generation
+            self._outbox.put(
+                {
+                    "submit": generation.sequence_id,
+                    "prompt_ids": prompt_ids,
+                    "sampling": sampling.model_dump(),
+                    "eos_token_ids": eos_token_ids,
+                }
+            )
+        return generation
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id, None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def close(self) -> None:
+        """End the worker and every generation; returns when it is gone."""
+        self._closing.set()
+        process = self._process
+        self._outbox.put(None)
+        if process is not None:
+            try:
+                process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(CLOSE_SECONDS)
+
+    def _cancel(self, sequence_id: int) -> None:
+        with self._lock:
+            if self._live.pop(sequence_id, None) is not None:
+                self._outbox.put({"cancel": sequence_id})
+
+    def _supervise(self) -> None:
+        while not self._closing.is_set():
+            process = self._spawn()
+            threading.Thread(target=self._write, args=(process, self._outbox), daemon=True).start()
+            for line in process.stdout or ():
+                self._receive(json.loads(line))
+            if not self._bury(process.wait()):
+                return
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            self._outbox = SimpleQueue()
+            self._outbox.put({"load": worker_settings(self._settings)})
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "colab_llm_chat.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        if self._closing.is_set():
+            self._outbox.put(None)
+        return self._process
+
+    @staticmethod
+    def _write(process: subprocess.Popen[bytes], outbox: SimpleQueue[Message | None]) -> None:
+        """A thread of its own: a hung worker with a full pipe must block nobody who submits."""
+        try:
+            with process.stdin or open(os.devnull, "wb") as pipe:
+                while (message := outbox.get()) is not None:
+                    pipe.write(json.dumps(message).encode() + b"\n")
+                    pipe.flush()
+        except OSError:
+            log.debug("the engine's pipe is closed")
+
+    def _receive(self, message: Message) -> None:
+        self._heard = time.monotonic()
+        if "step" in message:
+            self._deliver(message)
+        elif "loading" in message:
+            self._change(progress=message["loading"], detail=message["detail"])
+        elif "folder" in message:
+            self._change(folder=message["folder"])
+        elif "ready" in message:
+            self._change(state="ok", progress=1.0, detail="", facts=message["ready"])
+        elif "failed" in message:
+            self._change(state="failed", error=ChatError.from_dict(message["failed"]))
+
+    def _deliver(self, message: Message) -> None:
+        with self._lock:
+            for sequence_id, token_id in message["step"]:
+                if sequence_id in self._live:
+                    self._live[sequence_id].put(Progress(token_ids=(token_id,)))
+            for sequence_id, reason in message["ended"]:
+                if generation := self._live.pop(sequence_id, None):
+                    generation.put(Progress(end=reason))
+            for sequence_id, error in message["errors"]:
+                if generation := self._live.pop(sequence_id, None):
+                    generation.put(Progress(error=ChatError.from_dict(error)))
+
+    def _bury(self, code: int | None) -> bool:
+        """Tell everybody that the worker is gone; True when it is to be started again."""
+        self._outbox.put(None)
+        with self._lock:
+            orphans, self._live = list(self._live.values()), {}
+            was = self.status.state
+            if was == "ok":
+                self.status = EngineStatus(detail="starting the engine again", folder=self.status.folder)
+        for orphan in orphans:
+            orphan.put(Progress(error=EngineFailed("The engine ended while it made this reply.", retry_after=5)))
+        if self._closing.is_set():
+            return False
+        log.error("the engine ended with code %s; %d replies failed", code, len(orphans))
+        if was == "loading":
+            hint = "It was killed, most likely for want of memory: pick a smaller model." if code == -9 else None
+            error = EngineFailed(f"The engine ended with code {code} while it loaded the model.", hint=hint)
+            self._change(state="failed", error=error)
+        self._on_change()
+        return was == "ok"
+
+    def _watch(self) -> None:
+        """End a worker that hangs: replies wait, but no step was heard of for too long."""
+        while not self._closing.wait(WATCH_SECONDS):
+            silent = time.monotonic() - self._heard
+            process = self._process
+            if self._live and process is not None and silent > self._settings.step_timeout_seconds:
+                log.error("the engine has not answered for %.0f s and is ended", silent)
+                process.kill()
+                self._heard = time.monotonic()
+
+    def _change(self, **changes: Any) -> None:
+        with self._lock:
+            self.status = replace(self.status, **changes)
+        self._on_change()
+
+
+def worker_settings(settings: Settings) -> Message:
+    """What the worker is told: all but the key of the doors, the Hub's credential in the clear."""
+    hf_token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return settings.model_dump(mode="json", exclude={"access_key"}) | {"hf_token": hf_token}

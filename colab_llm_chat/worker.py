@@ -1,0 +1,117 @@
+"""The engine process: `python -m colab_llm_chat.worker`.
+
+JSON lines in: `load` (settings) first, then `submit` and `cancel`. JSON lines out: `loading`, `folder`,
+`ready`, `failed`, and one `step` message a step for all rows. It ends when its input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from .errors import ChatError, LoadError
+from .settings import SamplingParams, Settings
+
+log = logging.getLogger("colab_llm_chat")
+
+Message = dict[str, Any]
+
+
+class Worker:
+    """Loads the model, then steps the engine while there is something to do."""
+
+    def __init__(self, inbox: SimpleQueue[Message], output: BinaryIO) -> None:
+        self._inbox = inbox
+        self._output = output
+
+    def run(self) -> int:
+        """Exit code: 1 when the model could not be loaded (the parent was told why)."""
+        try:
+            self._load(Settings(**self._inbox.get()["load"]))
+        except ChatError as error:
+            log.debug("loading failed", exc_info=error)
+            self._send({"failed": error.to_dict()})
+            return 1
+        except Exception as error:
+            log.exception("loading failed")
+            told = LoadError(f"Loading the model failed: {type(error).__name__}: {error}"[:500])
+            self._send({"failed": told.to_dict()})
+            return 1
+        while True:
+            while not self._engine.busy or not self._inbox.empty():
+                self._obey(self._inbox.get())
+            report = self._engine.step()
+            errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
+            self._send({"step": report.tokens, "ended": report.ended, "errors": errors})
+
+    def _load(self, settings: Settings) -> None:
+        from .models.hub import fetch_model
+
+        self._tell(0.0, f"looking for {settings.model_id}")
+        files = fetch_model(
+            settings.model_id,
+            revision=settings.revision,
+            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            model_dir=settings.model_dir,
+            trust_remote_code=settings.trust_remote_code,
+            on_progress=lambda fraction, detail: self._tell(0.7 * fraction, detail),
+        )
+        self._send({"folder": str(files.folder)})
+        self._tell(0.7, "loading onto the hardware")
+        # Only now: importing torch takes seconds, and the parent loads the tokenizer meanwhile.
+        from .engine.loop import Engine
+        from .engine.runner import check_flat
+        from .engine.sequential import SequentialRunner
+        from .models.load import load_model
+
+        loaded = load_model(files.folder, settings=settings, on_progress=lambda f, d: self._tell(0.7 + 0.3 * f, d))
+        context_length = min(settings.context_length or loaded.facts.context_length, loaded.facts.context_length)
+        runner = check_flat(loaded.model, context_length=context_length) or SequentialRunner(loaded.model)
+        self._engine = Engine(runner, max_rows=settings.max_rows, context_length=context_length)
+        self._send({"ready": {**loaded.facts.to_dict(), "context_length": context_length}})
+
+    def _obey(self, message: Message) -> None:
+        from .engine.sequence import Sequence
+
+        if "cancel" in message:
+            self._engine.cancel(message["cancel"])
+            return
+        sampling = SamplingParams(**message["sampling"])
+        eos_token_ids = frozenset(message["eos_token_ids"])
+        self._engine.submit(Sequence(message["submit"], message["prompt_ids"], sampling, eos_token_ids))
+
+    def _tell(self, progress: float, detail: str) -> None:
+        self._send({"loading": progress, "detail": detail})
+
+    def _send(self, message: Message) -> None:
+        self._output.write(json.dumps(message).encode() + b"\n")
+        self._output.flush()
+
+
+def _read(inbox: SimpleQueue[Message]) -> None:
+    for line in sys.stdin.buffer:
+        inbox.put(json.loads(line))
+    # The parent is gone or done with us: also out of the middle of a long step.
+    os._exit(0)
+
+
+def main() -> int:
+    """Serve one parent. Standard output is the pipe, so whatever prints is sent to standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    inbox: SimpleQueue[Message] = SimpleQueue()
+    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
+    code = Worker(inbox, output).run()
+    # Not sys.exit: a thread is blocked in a read of standard input.
+    output.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
