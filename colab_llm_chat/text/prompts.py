@@ -1,0 +1,137 @@
+"""A request's messages to prompt ids that fit the context window.
+
+A tokenizer with a chat template uses it; without one the conversation becomes a transcript; a raw message goes as it
+is. Knows nothing of models, sampling or HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ContextLengthExceeded
+from ..protocol.messages import ChatRequest, Message
+from . import transcript
+from .template import ChatTemplate
+from .verbatim import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PREFIX_IDS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the engine gets, and what the reply's text needs to know of it.
+
+    `text` is the rendered prompt; `stop` the strings that its form needs beside the request's; `max_new_tokens` the
+    request's, clamped to what the window leaves. `prefix_ids` is the end of a text that the reply carries on, empty
+    where it begins a turn; `strip_leading`: white space at the reply's beginning belongs to the form.
+    """
+
+    prompt_ids: tuple[int, ...]
+    text: str
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    dropped_messages: int = 0
+    strip_leading: bool = False
+    prefix_ids: tuple[int, ...] = ()
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_length: int) -> Prompt:
+    """One prompt. Whoever makes many keeps a PromptEncoder."""
+    return PromptEncoder(tokenizer).encode(request, context_length=context_length)
+
+
+class PromptEncoder:
+    """Prompts for one tokenizer, from as many threads as like."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = TextEncoder(tokenizer)
+        self._template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+
+    def encode(self, request: ChatRequest, *, context_length: int) -> Prompt:
+        """Raises ContextLengthExceeded when the prompt leaves no room, InvalidRequest when the template refuses it."""
+        text, ids, dropped = self._raw(request) if request.raw else self._fitted(request, context_length)
+        room = context_length - len(ids)
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(ids)} tokens, but the context window holds {context_length}, reply included.",
+                param="message",
+            )
+        carries_on = request.raw or (request.continue_final and bool(request.messages[-1].content))
+        is_transcript = self._template is None and not request.raw
+        return Prompt(
+            prompt_ids=tuple(ids),
+            text=text,
+            max_new_tokens=min(request.sampling.max_new_tokens, room),
+            stop=transcript.STOP if is_transcript else (),
+            dropped_messages=dropped,
+            strip_leading=is_transcript and not carries_on,
+            prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
+        )
+
+    def _raw(self, request: ChatRequest) -> tuple[str, list[int], int]:
+        text = unescape(request.messages[-1].content)
+        return text, self._opened(self._encoder.plain(text)), 0
+
+    def _fitted(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
+        """The prompt with as few of the oldest turns dropped as leave room for the reply: what it may take, but no
+        more than a quarter of the window.
+        """
+        messages = [self._encoder.mark(message) for message in request.messages]
+        text, ids = self._encoded(messages, request.continue_final)
+        limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
+        if len(ids) <= limit or request.truncation == "disabled":
+            return text, ids, 0
+        system, turns = split_turns(messages)
+        dropped, low, high = 0, 1, len(turns) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            kept = [*system, *(message for turn in turns[middle:] for message in turn)]
+            tried = self._encoded(kept, request.continue_final)
+            if len(tried[1]) <= limit or middle == len(turns) - 1:
+                (text, ids), dropped, high = tried, middle, middle - 1
+            else:
+                low = middle + 1
+        return text, ids, sum(map(len, turns[:dropped]))
+
+    def _encoded(self, messages: Sequence[Message], continue_final: bool) -> tuple[str, list[int]]:
+        if self._template is None:
+            text = transcript.render(messages, continue_final=continue_final)
+            return self._encoder.unmark(text), self._opened(self._encoder.encode(text))
+        text = self._template.render(messages, continue_final=continue_final)
+        return self._encoder.unmark(text), self._encoder.encode(text) or self._opened([])
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        """With the ids that the tokenizer puts in front, unless they are there; never empty: a model needs an id."""
+        opening = self._encoder.opening_ids
+        if ids[: len(opening)] != opening or not opening:
+            ids = opening + ids
+        if ids:
+            return ids
+        start = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+        return [next((token_id for token_id in start if token_id is not None), 0)]
+
+
+def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """System messages, and whole turns: a user's message with the replies to it."""
+    system = [message for message in messages if message.role == "system"]
+    turns: list[list[Message]] = []
+    for message in messages:
+        if message.role == "user" or (message.role == "assistant" and not turns):
+            turns.append([message])
+        elif message.role == "assistant":
+            turns[-1].append(message)
+    return system, turns
+
+
+def unescape(text: str) -> str:
+    r"""A raw message that begins with a backslash: that one goes, `\n` is a newline, `\x` any other `x`."""
+    if not text.startswith("\\"):
+        return text
+    return re.sub(r"\\([\s\S])", lambda match: "\n" if match[1] == "n" else match[1], text[1:])
