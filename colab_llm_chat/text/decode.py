@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
-LONGEST_CHARACTER = 4  # bytes of UTF-8, so at most three ids wait for the rest of their character
 LONGEST_WAITING = 32
 
 # The characters of the patterns that PreTrainedTokenizerBase.clean_up_tokenization replaces, each starting at a space.
@@ -42,10 +41,10 @@ class IdDecoder:
             return ""
         self._waiting.append(token_id)
         self._waiting_text = text
-        held = len(text) - len(text.rstrip(REPLACEMENT))
-        if (text and not held) or len(self._waiting) >= LONGEST_WAITING:
+        complete = len(text.rstrip(REPLACEMENT))
+        if 0 < complete == len(text) or len(self._waiting) >= LONGEST_WAITING:
             return self._settle()
-        new = text[self._given : max(self._given, len(text) - min(held, LONGEST_CHARACTER - 1))]
+        new = text[self._given : max(self._given, complete)]
         self._given += len(new)
         return new
 
