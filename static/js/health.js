@@ -35,7 +35,7 @@ export class LoadingWatch {
   #show;
   #timers;
   #timer = null;
-  #loading = false;
+  #status = "unknown";
   #waitingSince = null;
   #visible = true;
 
@@ -50,7 +50,7 @@ export class LoadingWatch {
     const health = await this.#read();
     // One lost answer while loading is no reason to stop watching.
     if (health.status !== "unknown") {
-      this.#loading = health.status === "loading";
+      this.#status = health.status;
       this.#show(health);
     }
     this.#schedule();
@@ -68,13 +68,13 @@ export class LoadingWatch {
   async pinged() {
     if (this.#waitingSince === null || this.#timers.now() - this.#waitingSince < LONG_WAIT_MS) return;
     this.#waitingSince = Infinity;
-    if (!this.#loading) await this.check();
+    if (this.#status !== "loading") await this.check();
   }
 
-  // A reply that begins proves the model loaded: no need to ask.
+  // A reply that begins proves the model well: no need to ask.
   answered() {
-    if (!this.#loading) return;
-    this.#loading = false;
+    if (this.#status === "ok") return;
+    this.#status = "ok";
     this.#show({ ...parseHealth(null), status: "ok" });
     this.#schedule();
   }
@@ -86,7 +86,7 @@ export class LoadingWatch {
 
   #schedule() {
     this.#cancelTimer();
-    if (!this.#loading || !this.#visible) return;
+    if (this.#status !== "loading" || !this.#visible) return;
     this.#timer = this.#timers.setTimeout(() => this.check(), this.#waitingSince !== null ? WAITING_MS : IDLE_MS);
   }
 

@@ -38,6 +38,7 @@ const page = new Page(elements, {
     waiting: (waiting) => watch.setWaiting(waiting),
     pinged: () => watch.pinged(),
     answered: () => watch.answered(),
+    unavailable: () => watch.check(),
   },
 });
 const controller = new ChatController(conversation, new ChatClient(session), page);

@@ -12,7 +12,7 @@ export class Page {
   #hooks;
   #conversation;
 
-  // hooks: send, act, cancel, newChat, signIn, waiting, pinged, answered
+  // hooks: send, act, cancel, newChat, signIn, waiting, pinged, answered, unavailable
   constructor(elements, { say, settings, conversation, hooks }) {
     this.#elements = elements;
     this.#say = say;
@@ -48,6 +48,7 @@ export class Page {
     this.#setRunning(exchange);
     this.#announce(exchange);
     if (exchange.status === "cancelled") this.composer.focus();
+    if (exchange.failure?.status === 503) this.#hooks.unavailable();
   }
 
   painted(exchange) {

@@ -87,3 +87,11 @@ test("a reply that begins ends the watch without asking", async () => {
   watch.answered();
   assert.deepEqual([shown, timers.action, reads()], [["loading", "ok"], null, 1]);
 });
+
+test("a reply that begins takes back the news of a stopped model", async () => {
+  const { watch, shown } = watchOver({ status: "failed" });
+  await watch.check();
+  watch.answered();
+  watch.answered();
+  assert.deepEqual(shown, ["failed", "ok"]);
+});

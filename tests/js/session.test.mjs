@@ -11,6 +11,7 @@ function serverWith({ keepsCookie }) {
   const fetch = async (path, { headers, body }) => {
     seen.push({ path, authorization: headers.Authorization });
     if (path === "/session") {
+      await new Promise(setImmediate);
       const right = JSON.parse(body).key === KEY;
       cookie = right && keepsCookie;
       return new Response(right ? null : '{"error": {"message": "wrong key"}}', { status: right ? 204 : 401 });
