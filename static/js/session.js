@@ -18,6 +18,11 @@ function decoded(value) {
   }
 }
 
+// Headers carry bytes; a key that someone chose by hand may hold any characters.
+function asHeader(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
 export class Session {
   #fetch;
   #accessKey = null;
@@ -69,7 +74,7 @@ export class Session {
 
   async #send(path, init) {
     const headers = { "ngrok-skip-browser-warning": "1", ...init.headers };
-    if (this.#bearer) headers.Authorization = `Bearer ${this.#accessKey}`;
+    if (this.#bearer) headers.Authorization = `Bearer ${asHeader(this.#accessKey)}`;
     try {
       return await this.#fetch(path, { ...init, headers, cache: "no-store" });
     } catch (error) {

@@ -69,6 +69,18 @@ test("an open route that did not recognise us switches to the key at once", asyn
   assert.equal(seen.length, 2);
 });
 
+test("a key of any characters travels in the header as UTF-8", async () => {
+  let sent;
+  const session = new Session(async (path, { headers }) => {
+    sent = new Headers(headers).get("Authorization");
+    return new Response(null, { status: path === "/session" ? 204 : 200 });
+  });
+  await session.signIn("ひみつ");
+  session.recognised(false);
+  await session.fetch("/chat");
+  assert.equal(Buffer.from(sent, "latin1").toString("utf8"), "Bearer ひみつ");
+});
+
 test("a wrong key is a failure of access and is not kept", async () => {
   const session = new Session(serverWith({ keepsCookie: true }).fetch);
   await assert.rejects(session.signIn("wrong"), { kind: "access", message: "wrong key" });
