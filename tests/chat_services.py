@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from colab_llm_chat.errors import ChatError
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, FinishReason, Reply, ReplyEnd, Status, Usage
+from colab_llm_chat.web.app import ChatApp
 
 Step = str | Exception | threading.Event | Delta
 
@@ -20,8 +23,8 @@ def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0
 class ScriptedReply:
     """Plays steps: a text or delta is given out, an exception is raised, an event is waited for (or a cancel)."""
 
-    def __init__(self, steps: list[Step], end: ReplyEnd) -> None:
-        self._steps = iter([*steps, Delta(end=end)])
+    def __init__(self, steps: list[Step], end: ReplyEnd | None) -> None:
+        self._steps = iter([*steps, Delta(end=end)] if end else steps)
         self._wake = threading.Condition()
         self.waiting = threading.Event()
         self.cancelled = threading.Event()
@@ -58,7 +61,7 @@ class ScriptedChat:
     """Answers every request with the same steps and keeps what it was asked."""
 
     steps: list[Step] = field(default_factory=lambda: ["Hel", "lo"])
-    end: ReplyEnd = field(default_factory=reply_end)
+    end: ReplyEnd | None = field(default_factory=reply_end)
     refuses_with: ChatError | None = None
     state: Status = field(default_factory=lambda: Status(state="ok", model_id="catbot", progress=1.0, detail="ready"))
     requests: list[ChatRequest] = field(default_factory=list)
@@ -78,3 +81,29 @@ class ScriptedChat:
 
     def close(self) -> None:
         self.closed.set()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread makes true."""
+    while not condition():
+        threading.Event().wait(0.01)
+
+
+@contextlib.contextmanager
+def serving(app: ChatApp) -> Iterator[ChatApp]:
+    """The app on a free port of a real server, in a thread, ended at the end."""
+    ready = threading.Event()
+    thread = threading.Thread(target=app.run, kwargs={"port": 0, "on_ready": lambda _: ready.set()})
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield app
+    finally:
+        app.shutdown()
+        thread.join()
+
+
+def events_of(body: str) -> list[object]:
+    """The data of each event in an event stream, parsed, `[DONE]` as it is; comments left out."""
+    data = [line.removeprefix("data: ") for line in body.split("\n") if line.startswith("data: ")]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]

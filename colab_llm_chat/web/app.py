@@ -82,8 +82,7 @@ class ChatApp(Flask):
         self.live = LiveReplies()
         server = Server(
             self,
-            host or self.settings.host,
-            self.settings.port if port is None else port,
+            address=(host or self.settings.host, self.settings.port if port is None else port),
             requests=self.settings.max_requests,
             end_replies=self.live.close,
         )

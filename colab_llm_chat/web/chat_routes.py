@@ -74,7 +74,7 @@ def _told(reply: LiveReply, request_id: str) -> Iterator[_Transcript]:
     try:
         yield transcript
     except ChatError as error:
-        outcome = "cancelled" if reply.cancelled else error.code
+        outcome = "interrupted" if reply.cancelled else error.code
         raise
     finally:
         reply.close()

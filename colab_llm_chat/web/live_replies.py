@@ -28,7 +28,7 @@ class LiveReply:
         return iter(self._reply)
 
     def cancel_if_left(self) -> None:
-        if self._has_left():
+        if not self.cancelled and self._has_left():
             self.cancel()
 
     def cancel(self) -> None:

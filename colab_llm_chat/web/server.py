@@ -26,7 +26,8 @@ CONNECTION_LIMIT = 1_000
 MAX_BODY_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 16 * 2**10
 IDLE_SECONDS = 30
-# A client that does not read holds at most this much of its reply, and its own thread.
+STALLED_SECONDS = 120
+# A client that does not read holds at most this much of its reply, and its own thread until it counts as stalled.
 MAX_UNREAD_BYTES = 64 * 2**10
 FINISH_SECONDS = 2
 CHECK_SECONDS = 0.5
@@ -36,12 +37,19 @@ class Server:
     """Listens from its making on, serves inside `with`. `end_replies` must make running requests finish soon."""
 
     def __init__(
-        self, app: WSGIApplication, host: str, port: int, *, requests: int, end_replies: Callable[[], None]
+        self,
+        app: WSGIApplication,
+        *,
+        address: tuple[str, int],
+        requests: int,
+        end_replies: Callable[[], None],
+        stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
-        listener = bound_socket(host, port)
-        self.host = host
+        listener = bound_socket(*address)
+        self.host = address[0]
         self.port = int(listener.getsockname()[1])
         self._end_replies = end_replies
+        self._stalled_seconds = stalled_seconds
         self._waitress: Any = create_server(
             app,
             sockets=[listener],
@@ -49,6 +57,7 @@ class Server:
             connection_limit=CONNECTION_LIMIT,
             channel_request_lookahead=1,
             channel_timeout=IDLE_SECONDS,
+            cleanup_interval=1,
             max_request_body_size=MAX_BODY_BYTES,
             max_request_header_size=MAX_HEADER_BYTES,
             outbuf_high_watermark=MAX_UNREAD_BYTES,
@@ -59,6 +68,8 @@ class Server:
             log_socket_errors=False,
             ident=None,
         )
+        self._close_idle = self._waitress.maintenance
+        self._waitress.maintenance = self._maintain
         self._thread = threading.Thread(target=self._waitress.run, name="web-server", daemon=True)
 
     def __enter__(self) -> Server:
@@ -81,6 +92,13 @@ class Server:
         self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
         self._in_loop(self._waitress.trigger.close)
         self._thread.join()
+
+    def _maintain(self, now: float) -> None:
+        """Waitress closes idle connections itself, but waits for ever for one whose client takes nothing."""
+        self._close_idle(now)
+        for channel in list(self._waitress.active_channels.values()):
+            if channel.total_outbufs_len and channel.last_activity < now - self._stalled_seconds:
+                channel.handle_close()
 
     def _cut_connections(self) -> None:
         for channel in list(self._waitress.active_channels.values()):

@@ -1,0 +1,325 @@
+"""The body of POST /chat: every field, every refusal, and the JSON that goes back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colab_llm_chat.errors import ChatError, InvalidRequest, UnsupportedParameter
+from colab_llm_chat.protocol.messages import Message, ReplyEnd, Usage
+from colab_llm_chat.protocol.simple import SimpleRequest, error_fields, parse_chat, reply_fields
+from colab_llm_chat.settings import SamplingParams, Settings
+
+SETTINGS = Settings()
+USER = {"role": "user", "content": "hi"}
+ASSISTANT = {"role": "assistant", "content": "Hello, I"}
+
+
+def parse(settings: Settings = SETTINGS, **fields: Any) -> SimpleRequest:
+    return parse_chat(json.dumps(fields).encode(), settings)
+
+
+def refusal(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**fields)
+    return caught.value
+
+
+def end(finish_reason: Any = "stop") -> ReplyEnd:
+    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.51234, tokens_per_second=6.0)
+    return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=2)
+
+
+def test_a_message_alone_becomes_one_user_turn_with_the_defaults() -> None:
+    request = parse(message="hi")
+    assert request.chat.messages == (Message("user", "hi"),)
+    assert request.chat.sampling == SETTINGS.sampling
+    assert (request.chat.stop, request.chat.deadline_ms, request.chat.truncation) == ((), None, "auto")
+    assert (request.chat.raw, request.chat.continue_final, request.stream) == (False, False, None)
+
+
+@pytest.mark.parametrize("history", [{}, {"conversationHistory": None}, {"conversationHistory": []}])
+def test_absent_null_and_empty_history_are_the_same(history: dict[str, Any]) -> None:
+    assert parse(message="hi", **history) == parse(message="hi")
+
+
+def test_null_in_every_optional_field_is_as_if_it_was_absent() -> None:
+    names = ["system", "stream", "stop", "deadline_ms", "raw", "continue", "truncation", "conversationId", "messageId"]
+    names += [*SamplingParams.model_fields, "persona", "source_language", "target_language"]
+    assert parse(message="hi", **dict.fromkeys(names)) == parse(message="hi")
+
+
+def test_unknown_keys_are_ignored_at_the_top_and_inside_a_turn() -> None:
+    request = parse(message="b", wings=2, conversationHistory=[{**USER, "name": "Ann"}, ASSISTANT])
+    assert [turn.content for turn in request.chat.messages] == ["hi", "Hello, I", "b"]
+
+
+def test_history_that_already_ends_with_the_message_is_not_doubled() -> None:
+    request = parse(message="hi", conversationHistory=[USER, ASSISTANT, USER])
+    assert [turn.role for turn in request.chat.messages] == ["user", "assistant", "user"]
+
+
+def test_content_may_be_text_parts() -> None:
+    parts = [{"text": "a"}, {"type": "text", "text": "b"}]
+    request = parse(message="c", conversationHistory=[{"role": "user", "content": parts}])
+    assert request.chat.messages[0] == Message("user", "ab")
+
+
+@pytest.mark.parametrize("parts", [[{"type": "image_url", "image_url": {}}], [{"text": 1}], ["a"], [None]])
+def test_other_parts_are_refused(parts: list[Any]) -> None:
+    error = refusal(message="c", conversationHistory=[{"role": "user", "content": parts}])
+    assert error.param == "conversationHistory.0.content"
+
+
+def test_an_unknown_role_is_refused_with_the_allowed_ones() -> None:
+    error = refusal(message="c", conversationHistory=[USER, {"role": "developer", "content": "x"}])
+    assert error.param == "conversationHistory.1.role"
+    assert all(role in error.message for role in ("system", "user", "assistant"))
+
+
+@pytest.mark.parametrize("message", ["", "  \n", "\u3000"])
+def test_an_empty_message_is_refused(message: str) -> None:
+    error = refusal(message=message)
+    assert (error.param, error.message) == ("message", "`message` is empty.")
+
+
+def test_a_missing_message_is_refused() -> None:
+    assert refusal().message == "`message` is missing."
+
+
+def test_a_message_beyond_the_limit_is_refused_naming_both_lengths() -> None:
+    with pytest.raises(InvalidRequest, match="has 6 characters; the limit is 5"):
+        parse(Settings(max_message_characters=5), message="123456")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("message", 1),
+        ("message", ["hi"]),
+        ("conversationHistory", {}),
+        ("conversationHistory", [1]),
+        ("system", 1),
+        ("stream", 1),
+        ("stream", "true"),
+        ("raw", 0),
+        ("continue", "yes"),
+        ("truncation", "middle"),
+        ("deadline_ms", 0),
+        ("deadline_ms", True),
+        ("deadline_ms", 10**400),
+        ("temperature", True),
+        ("temperature", "0.7"),
+        ("temperature", 2.1),
+        ("max_new_tokens", True),
+        ("max_new_tokens", "5"),
+        ("max_new_tokens", 0),
+        ("top_p", 0),
+        ("top_p", 1e999),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0),
+        ("no_repeat_ngram_size", -1),
+        ("seed", -1),
+        ("stop", ""),
+        ("stop", ["a", ""]),
+        ("stop", ["a"] * 5),
+        ("stop", [1]),
+        ("stop", {}),
+        ("stop", "a" * 1_001),
+        ("conversationId", True),
+        ("conversationId", 1.5),
+        ("messageId", "a" * 201),
+        ("messageId", 2**63),
+    ],
+)
+def test_a_wrong_value_is_refused_naming_the_field(name: str, value: Any) -> None:
+    body = json.dumps({"message": "hi", name: value}).replace("Infinity", "1e999")
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(body.encode(), SETTINGS)
+    assert (caught.value.param or "").split(".")[0] == name
+
+
+def test_more_history_than_the_limit_is_refused() -> None:
+    assert refusal(message="hi", conversationHistory=[USER] * 2_001).param == "conversationHistory"
+
+
+def test_sampling_fields_override_the_settings_one_by_one() -> None:
+    request = parse(Settings(top_k=7, temperature=1.5), message="hi", temperature=0, seed=3)
+    assert (request.chat.sampling.temperature, request.chat.sampling.seed, request.chat.sampling.top_k) == (0, 3, 7)
+
+
+@pytest.mark.parametrize(("sent", "read"), [("a", ("a",)), (["a", "b"], ("a", "b")), ([], ())])
+def test_stop_is_a_string_or_a_list(sent: Any, read: tuple[str, ...]) -> None:
+    assert parse(message="hi", stop=sent).chat.stop == read
+
+
+@pytest.mark.parametrize("name", ["persona", "source_language", "target_language"])
+def test_what_is_not_built_yet_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        parse(message="hi", **{name: "cat"})
+    assert caught.value.param == name
+
+
+def test_the_servers_system_prompt_fills_in_only_where_the_conversation_has_none() -> None:
+    settings = Settings(system="Be a cat.")
+    own = {"role": "system", "content": "Be a dog."}
+    assert parse(settings, message="hi").chat.messages[0] == Message("system", "Be a cat.")
+    assert parse(settings, message="hi", conversationHistory=[own]).chat.messages[0] == Message("system", "Be a dog.")
+
+
+def test_the_system_field_replaces_what_the_history_says() -> None:
+    own = {"role": "system", "content": "Be a dog."}
+    request = parse(message="hi", system="Be a cow.", conversationHistory=[own])
+    assert request.chat.messages == (Message("system", "Be a cow."), Message("user", "hi"))
+
+
+def test_an_empty_system_field_means_none_at_all() -> None:
+    assert parse(Settings(system="Be a cat."), message="hi", system="").chat.messages == (Message("user", "hi"),)
+
+
+def test_several_system_messages_are_joined_in_front() -> None:
+    first, second = ({"role": "system", "content": text} for text in "ab")
+    request = parse(message="hi", conversationHistory=[first, USER, ASSISTANT, second])
+    assert request.chat.messages[0] == Message("system", "a\n\nb")
+    assert [turn.role for turn in request.chat.messages] == ["system", "user", "assistant", "user"]
+
+
+def test_raw_deadline_truncation_and_stream_are_passed_on() -> None:
+    request = parse(message="hi", raw=True, deadline_ms=2_500, truncation="disabled", stream=True)
+    assert (request.chat.raw, request.chat.deadline_ms, request.chat.truncation) == (True, 2_500, "disabled")
+    assert request.stream is True
+
+
+@pytest.mark.parametrize("message", [{}, {"message": None}, {"message": ""}, {"message": "hi"}])
+def test_continue_carries_on_the_last_assistant_message(message: dict[str, Any]) -> None:
+    request = parse(conversationHistory=[USER, ASSISTANT], **{"continue": True}, **message)
+    assert request.chat.messages == (Message("user", "hi"), Message("assistant", "Hello, I"))
+    assert request.chat.continue_final
+    history = reply_fields(request, " am", end())["conversationHistory"]
+    assert history == [USER, {"role": "assistant", "content": "Hello, I am"}]
+
+
+def test_continuing_a_reply_that_had_no_text_yet_asks_for_it_again() -> None:
+    request = parse(conversationHistory=[USER, {**ASSISTANT, "content": ""}], **{"continue": True})
+    assert (request.chat.messages, request.chat.continue_final) == ((Message("user", "hi"),), False)
+    assert reply_fields(request, "Hello", end())["conversationHistory"][1:] == [{**ASSISTANT, "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"conversationHistory": [USER]},
+        {"conversationHistory": [USER, ASSISTANT], "message": "something else"},
+        {"conversationHistory": [USER, ASSISTANT], "raw": True},
+        {"conversationHistory": [{**ASSISTANT, "content": ""}]},
+    ],
+)
+def test_continue_without_something_to_carry_on_is_refused(fields: dict[str, Any]) -> None:
+    assert refusal(**fields, **{"continue": True}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"{", "not valid JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b'"hi"', "must be a JSON object"),
+        (b'{"message": "\xff"}', "not UTF-8"),
+        (b'{"message": "hi", "top_p": NaN}', "not valid JSON"),
+        (b'{"message": "hi", "top_p": -Infinity}', "not valid JSON"),
+        (b'{"message": "hi", "seed": ' + b"9" * 5_000 + b"}", "not valid JSON"),
+        (b'{"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
+        ("{}".encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        parse_chat(body, SETTINGS)
+
+
+def test_a_byte_order_mark_is_no_fault() -> None:
+    assert parse_chat(b'\xef\xbb\xbf{"message": "hi"}', SETTINGS) == parse(message="hi")
+
+
+def test_lone_surrogates_are_replaced_wherever_text_is_read() -> None:
+    body = rb'{"message": "a\ud800", "stop": "\udc00", "conversationId": "\ud800", "system": "\ud83d\ude00"}'
+    request = parse_chat(body, SETTINGS)
+    assert request.chat.messages == (Message("system", "😀"), Message("user", "a\ufffd"))
+    assert (request.chat.stop, request.ids) == (("\ufffd",), {"conversationId": "\ufffd"})
+
+
+def test_errors_do_not_repeat_what_was_sent() -> None:
+    secret = "my secret text"
+    error = refusal(message="hi", conversationHistory=[{"role": secret, "content": secret}], system=secret)
+    assert secret not in json.dumps(error.to_dict())
+
+
+def test_the_reply_has_the_fields_of_the_contract() -> None:
+    request = parse(message="hi", conversationHistory=[ASSISTANT], conversationId="c1", messageId=7)
+    assert reply_fields(request, "Meow", end()) == {
+        "success": True,
+        "response": "Meow",
+        "conversationHistory": [ASSISTANT, USER, {"role": "assistant", "content": "Meow"}],
+        "truncated": False,
+        "finish_reason": "stop",
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "total_tokens": 10,
+            "cached_tokens": 0,
+            "seconds": 0.512,
+            "tokens_per_second": 6.0,
+        },
+        "dropped_messages": 2,
+        "conversationId": "c1",
+        "messageId": 7,
+    }
+
+
+@pytest.mark.parametrize(("reason", "truncated"), [("stop", False), ("length", True), ("deadline", True)])
+def test_a_reply_cut_short_says_so(reason: str, truncated: bool) -> None:
+    assert reply_fields(parse(message="hi"), "x", end(reason))["truncated"] is truncated
+
+
+def test_the_history_that_comes_back_can_be_sent_again() -> None:
+    own = {"role": "system", "content": "Be a dog."}
+    first = reply_fields(parse(message="hi", conversationHistory=[own]), "Wuff", end())
+    again = parse(message="more", conversationHistory=first["conversationHistory"])
+    assert [turn.content for turn in again.chat.messages] == ["Be a dog.", "hi", "Wuff", "more"]
+
+
+def test_an_error_has_the_two_fields_of_this_door() -> None:
+    error = ChatError("It broke.")
+    assert error_fields(error) == {"success": False, "message": "It broke.", "error": error.to_dict()}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ["message", "conversationHistory", "system", "stop", "seed", "continue", "raw", "deadline_ms", "messageId"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), JSON_VALUES, max_size=6))
+def test_any_json_object_is_read_or_refused_and_nothing_else(fields: dict[str, Any]) -> None:
+    try:
+        request = parse(**fields)
+    except InvalidRequest:
+        return
+    assert request.chat.messages[-1].role in ("user", "assistant")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_chat(body, SETTINGS)
