@@ -19,6 +19,7 @@ from colab_llm_chat.protocol.messages import ChatRequest, Message
 from colab_llm_chat.settings import SamplingParams
 from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode, unescape
 from colab_llm_chat.text.transcript import STOP
+from colab_llm_chat.text.verbatim import TextEncoder
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 TRIMMING = CHATML.replace("message.content", "message.content | trim")
@@ -223,6 +224,16 @@ def test_oldest_whole_turns_go_first_and_no_more_than_needed(context_length: int
     assert prompt.dropped_messages % 2 == 0 < prompt.dropped_messages
     assert prompt.prompt_ids == encoder.encode(request(*kept), context_length=9999).prompt_ids
     assert len(encoder.encode(request(*more), context_length=9999).prompt_ids) > context_length - 8
+
+
+def test_a_history_far_beyond_the_window_is_not_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoded = PromptEncoder(byte_level(CHATML)), []
+    encode_text = TextEncoder.encode
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, text: encoded.append(len(text)) or encode_text(self, text))
+    turns = LONG * 200
+    prompt = encoder.encode(request(*(turn for turn in turns if turn[0] != "s")), context_length=200)
+    assert prompt.dropped_messages > 16000
+    assert sum(encoded) < 50_000 < sum(len(turn) for turn in turns) / 5
 
 
 def test_a_history_that_fits_is_kept_whole() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PREFIX_IDS = 32
+LONGEST_TOKEN = 16  # characters; no text of some length comes near it on average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +84,19 @@ class PromptEncoder:
         """The prompt with as few of the oldest turns dropped as leave room for the reply: what it may take, but no
         more than a quarter of the window.
         """
-        messages = [self._encoder.mark(message) for message in request.messages]
-        text, ids = self._encoded(messages, request.continue_final)
+        system, turns = split_turns([self._encoder.mark(message) for message in request.messages])
         limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
-        if len(ids) <= limit or request.truncation == "disabled":
-            return text, ids, 0
-        system, turns = split_turns(messages)
-        dropped, low, high = 0, 1, len(turns) - 1
+        last = 0 if request.truncation == "disabled" else len(turns) - 1
+        low = dropped = middle = min(last, newest(turns, LONGEST_TOKEN * context_length))
+        high, text, ids = last, "", list[int]()
         while low <= high:
-            middle = (low + high) // 2
             kept = [*system, *(message for turn in turns[middle:] for message in turn)]
             tried = self._encoded(kept, request.continue_final)
-            if len(tried[1]) <= limit or middle == len(turns) - 1:
+            if len(tried[1]) <= limit or middle == last:
                 (text, ids), dropped, high = tried, middle, middle - 1
             else:
                 low = middle + 1
+            middle = (low + high) // 2
         return text, ids, sum(map(len, turns[:dropped]))
 
     def _encoded(self, messages: Sequence[Message], continue_final: bool) -> tuple[str, list[int]]:
@@ -127,7 +126,16 @@ def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[M
             turns.append([message])
         elif message.role == "assistant":
             turns[-1].append(message)
-    return system, turns
+    return system, turns or [[]]
+
+
+def newest(turns: Sequence[Sequence[Message]], characters: int) -> int:
+    """From which turn on the rest has no more than so many characters: older ones are not worth encoding."""
+    for at in range(len(turns) - 1, -1, -1):
+        characters -= sum(len(message.content) for message in turns[at])
+        if characters < 0:
+            return at + 1
+    return 0
 
 
 def unescape(text: str) -> str:

@@ -7,7 +7,7 @@ inside a character or an emoji sequence. Knows nothing of messages, time or HTTP
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .decode import IdDecoder, SpaceCleaner, cleans_spaces
@@ -83,11 +83,12 @@ class TextStream:
         return text
 
 
-def stop_may_begin(text: str, stop: Iterable[str]) -> int:
+def stop_may_begin(text: str, stop: Sequence[str]) -> int:
     """The first position from which the rest of `text` is a proper beginning of a stop string; else its length."""
     longest = max(map(len, stop), default=0)
+    first_letters = {one[0] for one in stop}
     for at in range(max(0, len(text) - longest + 1), len(text)):
-        if any(len(text) - at < len(one) and one.startswith(text[at:]) for one in stop):
+        if text[at] in first_letters and any(len(text) - at < len(one) and one.startswith(text[at:]) for one in stop):
             return at
     return len(text)
 
