@@ -233,7 +233,7 @@ def test_a_history_far_beyond_the_window_is_not_encoded_whole(monkeypatch: pytes
     turns = LONG * 200
     prompt = encoder.encode(request(*(turn for turn in turns if turn[0] != "s")), context_length=200)
     assert prompt.dropped_messages > 16000
-    assert sum(encoded) < 50_000 < sum(len(turn) for turn in turns) / 5
+    assert sum(encoded) < 50_000
 
 
 def test_a_history_that_fits_is_kept_whole() -> None:

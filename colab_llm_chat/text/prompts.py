@@ -64,7 +64,7 @@ class PromptEncoder:
                 f"The prompt has {len(ids)} tokens, but the context window holds {context_length}, reply included.",
                 param="message",
             )
-        carries_on = request.raw or (request.continue_final and bool(request.messages[-1].content))
+        carries_on = request.raw or (request.continue_final and bool(request.messages[-1].content.strip()))
         is_transcript = self._template is None and not request.raw
         return Prompt(
             prompt_ids=tuple(ids),
