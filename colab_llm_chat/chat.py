@@ -16,7 +16,7 @@ from .errors import ChatError, ModelLoading, QueueFull
 from .models.load import load_tokenizer
 from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Status, Usage
 from .settings import Settings
-from .text.prompts import Prompt, encode
+from .text.prompts import Prompt, PromptEncoder
 from .text.stream import SentenceCutter, TextStream
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Chat:
         self.engine = EngineClient(settings, on_change=self._engine_changed)
         self.changed = threading.Condition()
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.prompts: PromptEncoder | None = None
         self._tokenizer_error: ChatError | None = None
         self._tokenizer_asked = False
         self._replies: set[LocalReply] = set()
@@ -66,7 +67,7 @@ class Chat:
         error = self._tokenizer_error or engine.error
         if error is not None:
             return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
-        state = "ok" if engine.state == "ok" and self.tokenizer is not None else "loading"
+        state = "ok" if engine.state == "ok" and self.prompts is not None else "loading"
         return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
 
     def ready(self) -> bool:
@@ -74,7 +75,7 @@ class Chat:
         error = self._tokenizer_error or self.engine.status.error
         if error is not None:
             raise error
-        return self.tokenizer is not None and self.engine.status.state == "ok"
+        return self.prompts is not None and self.engine.status.state == "ok"
 
     def close(self) -> None:
         """End every reply, then the engine process; returns when its memory is free."""
@@ -100,6 +101,7 @@ class Chat:
     def _load_tokenizer(self, folder: str) -> None:
         try:
             self.tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
+            self.prompts = PromptEncoder(self.tokenizer)
         except ChatError as error:
             self._tokenizer_error = error
             log.error("%s %s", error.message, error.hint)
@@ -137,10 +139,10 @@ class LocalReply:
 
     def try_begin(self) -> bool:
         """Encode the prompt and submit it, unless the model is still loading."""
-        if not self._chat.ready() or self._chat.tokenizer is None:
+        tokenizer, prompts, facts = self._chat.tokenizer, self._chat.prompts, self._chat.engine.status.facts
+        if not self._chat.ready() or tokenizer is None or prompts is None:
             return False
-        tokenizer, facts = self._chat.tokenizer, self._chat.engine.status.facts
-        prompt = encode(tokenizer, self._request, context_length=facts["context_length"])
+        prompt = prompts.encode(self._request, context_length=facts["context_length"])
         sampling = self._request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens})
         eos_token_ids = {*facts["eos_token_ids"], tokenizer.eos_token_id} - {None}
         generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=sorted(eos_token_ids))
@@ -173,9 +175,7 @@ class LocalReply:
 
     def _generate(self, generation: Generation, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Iterator[Delta]:
         stop = (*self._request.stop, *prompt.stop)
-        carries_on = self._request.continue_final or self._request.raw
-        prefix_ids = prompt.prompt_ids if carries_on else ()
-        text = TextStream(tokenizer, stop=stop, prefix_ids=prefix_ids, strip_leading=prompt.strip_leading)
+        text = TextStream(tokenizer, stop=stop, prefix_ids=prompt.prefix_ids, strip_leading=prompt.strip_leading)
         clock = Deadline(self._began, self._request.deadline_ms)
         cutter = SentenceCutter()
         tokens = 0

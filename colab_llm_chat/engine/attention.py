@@ -56,7 +56,7 @@ class FlatAttention:
             if softcap is None and sinks is None:
                 out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
             else:
-                out = _explicit(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=_per_query(sinks, n))
+                out = explicit(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=_per_query(sinks, n))
             return out.reshape(b, -1, n, v.shape[-1])
 
         if rows:
@@ -82,7 +82,7 @@ class FlatAttention:
         """[rows, 1, 1, longest]: True where a row may look."""
         if ("rows", window) not in self._masks:
             last = torch.tensor([len(row.ids) - 1 for row in self._step.rows], device=device)
-            self._masks["rows", window] = _visible(last[:, None], longest, window)[:, None, None]
+            self._masks["rows", window] = visible(last[:, None], longest, window)[:, None, None]
         return self._masks["rows", window]
 
     def _chunk_mask(self, window: int | None, device: torch.device) -> torch.Tensor:
@@ -90,11 +90,11 @@ class FlatAttention:
         chunk = self._step.chunk
         if chunk is not None and ("chunk", window) not in self._masks:
             last = torch.arange(chunk.start, self._chunk_end, device=device)
-            self._masks["chunk", window] = _visible(last[:, None], self._chunk_end, window)[None, None]
+            self._masks["chunk", window] = visible(last[:, None], self._chunk_end, window)[None, None]
         return self._masks["chunk", window]
 
 
-def _visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+def visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
     """last [n, 1], the own position of each query -> [n, length], True from `last - window + 1` to `last`."""
     positions = torch.arange(length, device=last.device)
     visible = positions <= last
@@ -106,7 +106,7 @@ def _per_query(sinks: torch.Tensor | None, n: int) -> torch.Tensor | None:
     return None if sinks is None else sinks.repeat_interleave(n, dim=2)
 
 
-def _explicit(
+def explicit(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,

@@ -62,8 +62,6 @@ class Engine:
             step, logits = self._isolate(step, error, report)
         self._take(step, logits, report)
         self._scheduler.observe(step, time.perf_counter() - began)
-        if not self._scheduler.busy:
-            self._runner.idle()
         return report
 
     def _take(self, step: Step, logits: torch.Tensor, report: StepReport) -> None:
@@ -116,6 +114,8 @@ class Engine:
         self._alive.pop(sequence.sequence_id, None)
         self._scheduler.remove(sequence)
         self._runner.forget(sequence)
+        if not self._scheduler.busy:
+            self._runner.idle()
 
 
 def _told(error: Exception) -> ChatError:

@@ -1,0 +1,57 @@
+"""A real server for benchmarks and pictures: the command `serve` in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where it listens, and the ids of its two processes: web and engine."""
+
+    port: int
+    web_pid: int
+    worker_pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[Served]:
+    """Start `serve` on a free port, wait until it is ready, end it by interrupt."""
+    command = [sys.executable, "-m", "colab_llm_chat", "serve", "--port", "0", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = 0
+            for line in process.stdout or ():
+                if found := re.match(r"http://127\.0\.0\.1:(\d+)", line):
+                    port = int(found[1])
+                if line.startswith("Ready"):
+                    break
+            else:
+                raise RuntimeError(f"the server ended with code {process.wait()} before it was ready")
+            yield Served(port, process.pid, children(process.pid)[0])
+        finally:
+            process.send_signal(2)
+            process.wait(30)
+
+
+def children(pid: int) -> list[int]:
+    """Ids of a process's children (Linux)."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def memory(pid: int) -> float:
+    """Resident memory of a process in MB (Linux)."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0

@@ -1,0 +1,297 @@
+"""Token ids of the batched engine against `model.generate`, and what happens to a row that fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from colab_llm_chat.engine import attention
+from colab_llm_chat.engine.loop import Engine
+from colab_llm_chat.engine.runner import FlatRunner, check_flat
+from colab_llm_chat.engine.sequence import Sequence, Step
+from colab_llm_chat.engine.sequential import SequentialRunner
+from colab_llm_chat.engine.slots import Arena
+from colab_llm_chat.errors import ChatError
+from colab_llm_chat.settings import SamplingParams
+from tests.tiny_models import tiny_model
+
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "qwen3", "phi")
+CONTEXT = 128
+PROMPT_LENGTHS = (3, 40, 17, 5, 60, 9, 25)
+REPLY_LENGTHS = (20, 12, 30, 8, 15, 25, 10)
+
+
+def prompts(vocab: int = 100) -> list[list[int]]:
+    chosen = random.Random(7)
+    return [[chosen.randrange(1, vocab) for _ in range(length)] for length in PROMPT_LENGTHS]
+
+
+def greedy(max_new_tokens: int, **fields: object) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens, **fields)
+
+
+def expected_ids(model: PreTrainedModel, **options: object) -> list[list[int]]:
+    """What `generate` says for each prompt alone, by the model's own eager attention."""
+    model.set_attn_implementation("eager")
+    replies = []
+    for prompt, length in zip(prompts(), REPLY_LENGTHS, strict=True):
+        inputs = torch.tensor([prompt])
+        ids = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            max_new_tokens=length,
+            eos_token_id=None,
+            pad_token_id=0,
+            **options,
+        )
+        replies.append(ids[0, len(prompt) :].tolist())
+    return replies
+
+
+def run(engine: Engine, sequences: Iterable[Sequence], *, late: int = 0) -> dict[int, list[int] | ChatError]:
+    """Ids or error by sequence; the last `late` sequences join one by one, every third step."""
+    waiting = list(sequences)
+    results: dict[int, list[int] | ChatError] = {sequence.sequence_id: [] for sequence in waiting}
+    for sequence in waiting[: len(waiting) - late]:
+        engine.submit(sequence)
+    waiting = waiting[len(waiting) - late :]
+    steps = 0
+    while engine.busy or waiting:
+        if waiting and (steps % 3 == 2 or not engine.busy):
+            engine.submit(waiting.pop(0))
+        report, steps = engine.step(), steps + 1
+        for sequence_id, token_id in report.tokens:
+            results[sequence_id].append(token_id)
+        results.update(dict(report.failed))
+    return results
+
+
+def batched_ids(model: PreTrainedModel, **fields: object) -> list[list[int]]:
+    """The same prompts in one batch of at most five rows, prompts in chunks of 16, three of them joining late."""
+    runner = FlatRunner(model, context_length=CONTEXT)
+    runner.chunk_size = 16
+    sequences = [
+        Sequence(i, list(prompt), greedy(length, **fields))
+        for i, (prompt, length) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))
+    ]
+    results = run(Engine(runner, max_rows=5, context_length=CONTEXT), sequences, late=3)
+    return [results[i] for i in range(len(sequences))]
+
+
+def scaled(family: str, **overrides: object) -> PreTrainedModel:
+    if family == "gemma2":
+        overrides = {"attn_logit_softcapping": 1.0, "sliding_window": 8, "tie_word_embeddings": False, **overrides}
+    return tiny_model(family, scale=7.0, **overrides)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_ids_equal_generate_in_unequal_rows_with_joins_and_leaves(family: str) -> None:
+    model = scaled(family)
+    expected = expected_ids(model)
+    assert batched_ids(model) == expected
+    assert len({token_id for reply in expected for token_id in reply}) > 10
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_penalties_equal_generate(family: str) -> None:
+    model = scaled(family)
+    expected = expected_ids(model, repetition_penalty=1.3, no_repeat_ngram_size=3)
+    assert batched_ids(model, repetition_penalty=1.3, no_repeat_ngram_size=3) == expected
+
+
+def off_by_one(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    return CORRECT_MASK(last - 1, length, window).index_fill(1, torch.tensor([0]), True)
+
+
+def padding_visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    return CORRECT_MASK(torch.full_like(last, length - 1), length, window)
+
+
+def no_window(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    return CORRECT_MASK(last, length, None)
+
+
+def wider_window(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    return CORRECT_MASK(last, length, window and window + 1)
+
+
+CORRECT_MASK = attention.visible
+
+
+@pytest.mark.parametrize("fault", [off_by_one, padding_visible, no_window, wider_window])
+def test_a_wrong_mask_is_noticed(fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled("gemma2")
+    expected = expected_ids(model)
+    monkeypatch.setattr(attention, "visible", fault)
+    assert batched_ids(model) != expected
+
+
+def test_a_missing_soft_cap_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled("gemma2")
+    expected = expected_ids(model)
+    correct = attention.explicit
+    monkeypatch.setattr(attention, "explicit", lambda *a, softcap, **k: correct(*a, softcap=None, **k))
+    assert batched_ids(model) != expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_halved_positions_are_noticed(family: str) -> None:
+    model = scaled(family)
+    expected = expected_ids(model)
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, {**kwargs, "position_ids": kwargs["position_ids"] // 2}), with_kwargs=True
+    )
+    assert batched_ids(model) != expected
+
+
+def test_the_load_check_takes_a_supported_model_and_refuses_wrong_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled("gemma2")
+    assert check_flat(model, context_length=CONTEXT) is not None
+    monkeypatch.setattr(attention, "visible", padding_visible)
+    assert check_flat(model, context_length=CONTEXT) is None
+
+
+def test_the_sequential_runner_gives_the_ids_of_generate() -> None:
+    model = scaled("llama")
+    expected = expected_ids(model)
+    engine = Engine(SequentialRunner(model), max_rows=4, context_length=CONTEXT)
+    sequences = [
+        Sequence(i, list(prompt), greedy(length))
+        for i, (prompt, length) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))
+    ]
+    results = run(engine, sequences, late=2)
+    assert [results[i] for i in range(len(sequences))] == expected
+
+
+def test_an_exception_in_one_reply_is_told_there_and_the_rest_go_on() -> None:
+    model = scaled("llama")
+    expected = expected_ids(model)
+    harmless = {token_id for ids in (*expected, *prompts()) for token_id in ids}
+    poison = next(token_id for token_id in range(1, 128) if token_id not in harmless)
+
+    def explode(_: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if (kwargs["input_ids"] == poison).any():
+            raise RuntimeError("planted")
+
+    model.register_forward_pre_hook(explode, with_kwargs=True)
+    runner = FlatRunner(model, context_length=CONTEXT)
+    sequences = [Sequence(i, list(p), greedy(n)) for i, (p, n) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))]
+    sequences.insert(2, Sequence(99, [5, 6, poison, 7], greedy(5)))
+    results = run(Engine(runner, max_rows=5, context_length=CONTEXT), sequences, late=3)
+    assert isinstance(results.pop(99), ChatError)
+    assert [results[i] for i in range(len(expected))] == expected
+
+
+def test_logits_that_are_not_finite_fail_only_their_row() -> None:
+    model = scaled("llama")
+    expected = expected_ids(model)
+    engine = Engine(Poisoned(model), max_rows=5, context_length=CONTEXT)
+    sequences = [Sequence(i, list(p), greedy(n)) for i, (p, n) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))]
+    results = run(engine, sequences)
+    assert isinstance(results[3], ChatError)
+    assert [results[i] for i in (0, 1, 2, 4, 5, 6)] == [expected[i] for i in (0, 1, 2, 4, 5, 6)]
+
+
+class Poisoned(FlatRunner):
+    """Sequence 3 computes not-a-number from its fourth token on."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, context_length=CONTEXT)
+
+    def forward(self, step: Step) -> torch.Tensor:
+        logits = super().forward(step).clone()
+        for row, sequence in zip(logits, step.sampled, strict=True):
+            if sequence.sequence_id == 3 and len(sequence.ids) > sequence.prompt_length + 3:
+                row[7] = float("nan")
+        return logits
+
+
+def test_cancel_frees_the_row_before_the_next_step_in_prefill_too() -> None:
+    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    runner.chunk_size = 16
+    engine = Engine(runner, max_rows=2, context_length=CONTEXT)
+    engine.submit(Sequence(1, list(range(1, 90)), greedy(20)))
+    engine.submit(Sequence(2, [1, 2, 3], greedy(20)))
+    engine.step()
+    engine.cancel(1)
+    engine.step()
+    assert engine.step().tokens[0][0] == 2
+    engine.cancel(2)
+    assert not engine.busy
+
+
+def test_end_of_text_ends_a_reply_and_is_not_part_of_it() -> None:
+    model = scaled("llama")
+    first, second, *_ = expected_ids(model)[0]
+    engine = Engine(FlatRunner(model, context_length=CONTEXT), max_rows=2, context_length=CONTEXT)
+    results = run(engine, [Sequence(1, prompts()[0], greedy(20), eos_token_ids=frozenset({second}))])
+    assert results[1] == ([first] if first != second else [])
+
+
+def test_a_reply_ends_where_the_context_ends() -> None:
+    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    results = run(Engine(runner, max_rows=2, context_length=40), [Sequence(1, list(range(1, 31)), greedy(99))])
+    assert len(results[1]) == 10
+
+
+def test_memory_is_given_back_when_nothing_runs() -> None:
+    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    run(Engine(runner, max_rows=3, context_length=CONTEXT), [Sequence(i, [1, 2, 3], greedy(4)) for i in range(5)])
+    assert not runner.arena.keys
+
+
+def test_a_seeded_reply_is_the_same_alone_and_in_a_batch() -> None:
+    model = tiny_model("llama", scale=2.0)
+    seeded = SamplingParams(temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=20, seed=11)
+    alone = run(engine_of(model), [Sequence(0, [1, 2, 3], seeded)])[0]
+    others = [Sequence(i, [i, i + 1, 4], SamplingParams(temperature=1.5, max_new_tokens=15)) for i in range(1, 6)]
+    together = run(engine_of(model), [*others, Sequence(0, [1, 2, 3], seeded)])[0]
+    assert together == alone
+    assert run(engine_of(model), [Sequence(0, [1, 2, 3], seeded.model_copy(update={"seed": 12}))])[0] != alone
+
+
+def engine_of(model: PreTrainedModel) -> Engine:
+    return Engine(FlatRunner(model, context_length=CONTEXT), max_rows=4, context_length=CONTEXT)
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12), st.integers(0, 30)), min_size=1, max_size=12),
+    st.integers(1, 5),
+)
+def test_random_joins_cancels_and_ends_leave_no_row_behind(work: list[tuple[int, int, int]], rows: int) -> None:
+    runner = FlatRunner(SHARED_MODEL, context_length=CONTEXT)
+    engine = Engine(runner, max_rows=rows, context_length=CONTEXT)
+    for i, (prompt, reply, _) in enumerate(work):
+        engine.submit(Sequence(i, [1 + i] * prompt, greedy(reply)))
+    for step in range(1000):
+        if not engine.busy:
+            break
+        engine.step()
+        for i, (_, _, leaves) in enumerate(work):
+            if leaves == step:
+                engine.cancel(i)
+    assert not engine.busy
+    assert not runner.arena.keys
+
+
+SHARED_MODEL = tiny_model("llama", scale=2.0)
+
+
+def test_the_arena_keeps_what_it_holds_when_it_grows() -> None:
+    arena = Arena()
+    row = Sequence(0, [1, 2], SamplingParams())
+    arena.begin(Step([row]), device=torch.device("cpu"))
+    arena.update(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4), 0)
+    far = Sequence(1, [1] * 600, SamplingParams())
+    arena.begin(Step([row, far]), device=torch.device("cpu"))
+    assert arena.keys[0].shape == (2, 2, 768, 4)
+    assert torch.equal(arena.keys[0][0, :, 1], torch.ones(2, 4))
