@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from chat_services import ScriptedChat
 from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from colab_llm_chat.settings import Settings
@@ -283,3 +285,14 @@ def test_a_forwarded_host_does_not_pass_the_host_check() -> None:
     app.add_public_host(TUNNEL)
     headers = {"Host": "evil.example", "X-Forwarded-Host": TUNNEL, **bearer(app.access_key or "")}
     assert say(app.test_client(), **headers).status_code == 403
+
+
+HEADERS = ["Host", "Origin", "Authorization", "Cookie", "X-Forwarded-For", "X-Forwarded-Proto", "Accept"]
+VALUES = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=30)
+
+
+@given(st.dictionaries(st.sampled_from(HEADERS), VALUES))
+def test_no_header_is_a_fault_of_the_server_or_a_way_in(headers: dict[str, str]) -> None:
+    app = make_app(access_key=KEY)
+    app.add_public_host(TUNNEL)
+    assert say(app.test_client(), **headers).status_code in (401, 403)

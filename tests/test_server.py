@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from chat_services import ScriptedChat, ScriptedReply, events_of, serving, wait_until
 
-from colab_llm_chat.errors import UsageError
+from colab_llm_chat.errors import ChatError, UsageError
 from colab_llm_chat.protocol.messages import Delta
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
@@ -154,6 +154,15 @@ def http_get(app: ChatApp, path: str) -> tuple[int, dict[str, str]]:
         connection.close()
 
 
+def test_a_connection_serves_several_requests() -> None:
+    with serving(make_app()) as app:
+        connection = request(app)
+        assert connection.getresponse().read()
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
 def test_the_server_does_not_name_its_software() -> None:
     with serving(make_app()) as app:
         assert "server" not in http_get(app, "/health")[1]
@@ -184,14 +193,14 @@ def test_run_can_be_called_again_on_the_same_port() -> None:
     again.run(on_ready=lambda running: running.shutdown())
 
 
-def test_a_taken_port_is_said_before_anything_is_served_and_leaves_the_pipeline_open() -> None:
+def test_a_taken_port_is_said_before_anything_is_served() -> None:
     chat = ScriptedChat()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port}") as caught:
             make_app(chat).run(port=port)
     assert "--port" in caught.value.hint
-    assert not chat.closed.is_set()
+    assert chat.closed.is_set()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a" * 300])
@@ -234,6 +243,14 @@ def test_what_on_ready_raises_ends_run_and_reaches_the_caller() -> None:
     chat = ScriptedChat()
     with pytest.raises(UsageError, match="No tunnel"):
         make_app(chat).run(on_ready=refuse)
+    assert chat.closed.is_set()
+
+
+def test_a_server_that_dies_ends_run_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ScriptedChat()
+    monkeypatch.setattr("waitress.wasyncore.loop", lambda **_: None)
+    with pytest.raises(ChatError, match="ended by itself"):
+        make_app(chat).run()
     assert chat.closed.is_set()
 
 

@@ -51,7 +51,7 @@ class ChatApp(Flask):
     @property
     def bound_port(self) -> int | None:
         """The port in use while the server runs."""
-        return self._server.port if self._server else None
+        return self._server.port if self._server and self._server.is_alive else None
 
     def add_public_host(self, host: str) -> None:
         """Register the public name (host or URL) of a tunnel; from now on the access key is asked for."""
@@ -73,34 +73,32 @@ class ChatApp(Flask):
     ) -> None:
         """Serve until KeyboardInterrupt, SIGTERM, `shutdown()` or `stop_event`; then end everything and return.
 
-        `on_ready` is called once the port is bound and answers. Once it has served, the pipeline is closed.
+        `on_ready` is called once the port is bound and answers. However it ends, the pipeline is closed.
         """
         if rest or options:
             named = ", ".join(options) or "further arguments"
             raise UsageError(f"run() does not take {named}.", hint="It takes host, port, on_ready and stop_event.")
         self._stop = stop_event or threading.Event()
         self.live = LiveReplies()
-        server = Server(
-            self,
-            address=(host or self.settings.host, self.settings.port if port is None else port),
-            requests=self.settings.max_requests,
-            end_replies=self.live.close,
-        )
-        with contextlib.closing(self.chat), server:
+        with contextlib.closing(self.chat), self._listening(host, port) as server:
             self._server = server
             self.access.bound_to(server.host, server.port)
             serve_until(self._stop, server, on_ready=lambda: on_ready(self) if on_ready else None)
-        self._server = None
 
     def shutdown(self) -> None:
         """End `run` from another thread."""
         self._stop.set()
+
+    def _listening(self, host: str | None, port: int | None) -> Server:
+        address = (host or self.settings.host, self.settings.port if port is None else port)
+        return Server(self, address=address, requests=self.settings.max_requests, end_replies=self.live.close)
 
 
 def create_app(settings: Settings, chat: ChatService) -> ChatApp:
     """The app over a pipeline; `app.run()` serves it."""
     app = ChatApp(settings, chat)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # Redirects would be the one answer that is neither the page nor JSON.
     app.url_map.merge_slashes = False
     app.register_blueprint(page_routes)
     app.register_blueprint(chat_routes)

@@ -75,6 +75,7 @@ class LiveReplies:
             self._closed.set()
             live = list(self._live)
             self._changed.notify_all()
+        # Outside the lock: a reply that ends now takes itself off the list.
         for reply in live:
             reply.cancel()
         if self._watcher is not None:

@@ -57,7 +57,7 @@ def sign_in() -> Response:
         raise InvalidAccessKey("The access key is wrong.", param="key")
     response = Response(status=204)
     if access.required:
-        # Behind a proxy that speaks https for us only the page's own address tells so.
+        # Where an unregistered proxy speaks https for us, only the page's own address tells so.
         secure = request.is_secure or request.headers.get("Origin", "").startswith("https://")
         response.set_cookie(
             access.cookie_name, access.cookie_value, httponly=True, samesite="Lax", path="/", secure=secure

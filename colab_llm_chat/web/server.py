@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from waitress import wasyncore
 from waitress.server import create_server
 
-from ..errors import UsageError
+from ..errors import ChatError, UsageError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -85,6 +85,7 @@ class Server:
 
     def close(self) -> None:
         """Stop listening, let running requests say their last words, then cut what is left."""
+        # Not the server's own close(): that also closes its trigger, which handlers may still pull.
         self._in_loop(lambda: wasyncore.dispatcher.close(self._waitress))
         self._end_replies()
         self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
@@ -115,8 +116,9 @@ class Server:
                 done.set()
 
         self._waitress.trigger.pull_trigger(run)
-        while not done.wait(CHECK_SECONDS) and self._thread.is_alive():
-            continue
+        while not done.wait(CHECK_SECONDS):
+            if not self._thread.is_alive():
+                run()
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -136,11 +138,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
-    """Block until `stop` is set, the server dies, SIGTERM or KeyboardInterrupt; the latter two count as `stop`."""
+    """Block until `stop` is set, or SIGTERM or KeyboardInterrupt say the same. Raises ChatError if the server dies."""
     with contextlib.suppress(KeyboardInterrupt), _stopping_on_sigterm(stop):
         on_ready()
-        while not stop.wait(CHECK_SECONDS) and server.is_alive:
-            continue
+        # A wait with a limit lets signals in on every system and notices a dead server.
+        while not stop.wait(CHECK_SECONDS):
+            if not server.is_alive:
+                raise ChatError("The web server ended by itself.")
 
 
 @contextlib.contextmanager
