@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_made_here import KINDS, of_kind
 
+from colab_llm_chat.text.decode import SpaceCleaner
 from colab_llm_chat.text.stream import TextStream
 
 FAMILY = "👨‍👩‍👧"
@@ -54,6 +55,14 @@ def test_pieces_joined_are_the_full_decode(kind: str, text: str, seed: int) -> N
     ids = encoded(kind, text)
     out = streamed(TextStream(of_kind(kind)), in_pieces(ids, seed))
     assert "".join(out) == of_kind(kind).decode(ids, skip_special_tokens=True)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(text=st.text(" .'ntsa", max_size=14))
+def test_spaces_are_cleaned_as_in_the_whole_text(text: str) -> None:
+    cleaner = SpaceCleaner(of_kind("WordPiece"))
+    cleaned = "".join([*map(cleaner.feed, text), cleaner.flush()])
+    assert cleaned == of_kind("WordPiece").clean_up_tokenization(text)
 
 
 @pytest.mark.parametrize("kind", KINDS)

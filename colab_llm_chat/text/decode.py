@@ -113,8 +113,8 @@ class SpaceCleaner:
 
     @staticmethod
     def _parts(text: str, at: int) -> bool:
-        """Patterns begin with a space; only `" ' "` has a second one, after its quote."""
-        return at < len(text) and text[at] == " " and text[at - 1] not in " '"
+        """Patterns begin with a space; `" ' "` has a second one, and its loss may join an `n` to the quote."""
+        return at < len(text) and text[at] == " " and text[at - 1] not in " 'n"
 
     def _clean(self, text: str) -> str:
         return str(self._tokenizer.clean_up_tokenization(text))
