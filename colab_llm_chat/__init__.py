@@ -1,3 +1,5 @@
 """Chat with an open language model from a notebook, a browser, a script or a terminal."""
 
-__version__ = "0.1.0"
+from .settings import VERSION as __version__
+
+__all__ = ["__version__"]

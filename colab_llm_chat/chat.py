@@ -17,7 +17,8 @@ from .models.load import load_tokenizer
 from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Status, Usage
 from .settings import Settings
 from .text.prompts import Prompt, PromptEncoder
-from .text.stream import SentenceCutter, TextStream
+from .text.sentences import SentenceCutter
+from .text.stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,9 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic import SecretStr, ValidationError
 
-from . import __version__
 from .errors import ChatError, UsageError
-from .settings import Settings, flag_of, settings_fields
+from .settings import VERSION, Settings, flag_of, settings_fields
 
 SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
 ENVIRONMENT = {"hf_token": "HF_TOKEN"}
@@ -62,7 +61,7 @@ def settings_from(flags: dict[str, Any]) -> Settings:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(VERSION)
 def cli() -> None:
     """Chat with an open language model: in a browser, from scripts, on your own machine."""
 

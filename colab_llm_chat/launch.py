@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -42,7 +43,7 @@ def link(app: ChatApp) -> str:
     """The address for a browser, with the access key in its fragment when one is asked for."""
     host = app.settings.host
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    key = f"/#key={app.access_key}" if app.access_key else ""
+    key = f"/#key={quote(app.access_key, safe='')}" if app.access_key else ""
     return f"http://{shown}:{app.bound_port}{key}"
 
 

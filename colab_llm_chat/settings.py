@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
+VERSION = "0.1.0"
 DEMO_MODEL = "catbot"
 
 

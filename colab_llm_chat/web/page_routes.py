@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask import Blueprint, Response, current_app, render_template, request
 
-from .. import __version__
 from ..errors import InvalidAccessKey, InvalidRequest
 from ..protocol.body import parse_object
+from ..settings import VERSION
 from .render import json_body, json_response
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def page() -> Response:
         "maxMessageCharacters": app.settings.max_message_characters,
         "accessKeyRequired": app.access.required,
         "cookieName": app.access.cookie_name,
-        "version": __version__,
+        "version": VERSION,
     }
     return Response(render_template("index.html", page_settings=page_settings), mimetype="text/html")
 
