@@ -1,0 +1,1 @@
+"""The demo model's workshop: its conversations, its training and its evaluation."""
