@@ -25,7 +25,8 @@ GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
 # What each family adds to or takes from SHAPE; None takes a field away.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
-    "gpt2": {"intermediate_size": None, "n_inner": 128},
+    # Tied embeddings, scaled, repeat the last token for ever; Gemma 2 keeps the tied case.
+    "gpt2": {"intermediate_size": None, "n_inner": 128, "tie_word_embeddings": False},
     "gpt_neox": {},
     "gemma2": {
         **GROUPED,

@@ -56,10 +56,9 @@ class Engine:
         report = StepReport()
         began = time.perf_counter()
         step = self._scheduler.schedule()
-        try:
-            logits = self._runner.forward(step)
-        except Exception as error:
-            step, logits = self._isolate(step, error, report)
+        logits = self._attempt(step)
+        if isinstance(logits, Exception):
+            step, logits = self._isolate(step, logits, report)
         self._take(step, logits, report)
         self._scheduler.observe(step, time.perf_counter() - began)
         return report
@@ -81,25 +80,25 @@ class Engine:
                 report.ended.append((row.sequence_id, reason))
                 self._drop(row)
 
-    def _isolate(self, step: Step, error: Exception, report: StepReport) -> tuple[Step, torch.Tensor]:
-        """Find the sequences at fault by running each alone; returns the step of those that are not.
+    def _attempt(self, step: Step) -> torch.Tensor | Exception:
+        """Logits of a step, or what went wrong. Raises where the device itself is lost: only a new process helps."""
+        try:
+            return self._runner.forward(step)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            return error
 
-        Raises the error again where the device itself is lost: then only a new process helps.
-        """
-        log.warning("a step of %d sequences failed, each is tried alone", len(step.split()), exc_info=error)
-        good: list[tuple[Step, torch.Tensor]] = []
-        bad: list[tuple[Sequence, Exception]] = []
-        for single in step.split():
-            try:
-                good.append((single, self._runner.forward(single)))
-            except torch.AcceleratorError:
-                raise
-            except Exception as alone:
-                bad.append((single.rows[0] if single.chunk is None else single.chunk.sequence, alone))
+    def _isolate(self, step: Step, error: Exception, report: StepReport) -> tuple[Step, torch.Tensor]:
+        """Find the sequences at fault by running each alone; returns the step of those that are not."""
+        singles = step.split()
+        log.warning("a step of %d sequences failed, each is tried alone", len(singles), exc_info=error)
+        results = [(single, self._attempt(single)) for single in singles]
+        good = [(single, logits) for single, logits in results if isinstance(logits, torch.Tensor)]
         # Only now: failing one moves another row into its slot.
-        for sequence, cause in bad:
-            log.error("sequence %d failed", sequence.sequence_id, exc_info=cause)
-            self._fail(sequence, _told(cause), report)
+        for single, cause in results:
+            if isinstance(cause, Exception):
+                self._fail(single.rows[0] if single.chunk is None else single.chunk.sequence, _told(cause), report)
         if not good:
             return Step([]), torch.empty(0)
         rows = [single.rows[0] for single, _ in good if single.chunk is None]
