@@ -58,7 +58,7 @@ class Engine:
         step = self._scheduler.schedule()
         logits = self._attempt(step)
         if isinstance(logits, Exception):
-            step, logits = self._isolate(step, logits, report)
+            step, logits = self._isolate(step, report)
         self._take(step, logits, report)
         self._scheduler.observe(step, time.perf_counter() - began)
         return report
@@ -87,13 +87,13 @@ class Engine:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            return error
+            log.exception("a step of %d sequences failed", len(step.split()))
+            # Its frames hold tensors, which after running out of memory the next attempt needs.
+            return error.with_traceback(None)
 
-    def _isolate(self, step: Step, error: Exception, report: StepReport) -> tuple[Step, torch.Tensor]:
+    def _isolate(self, step: Step, report: StepReport) -> tuple[Step, torch.Tensor]:
         """Find the sequences at fault by running each alone; returns the step of those that are not."""
-        singles = step.split()
-        log.warning("a step of %d sequences failed, each is tried alone", len(singles), exc_info=error)
-        results = [(single, self._attempt(single)) for single in singles]
+        results = [(single, self._attempt(single)) for single in step.split()]
         good = [(single, logits) for single, logits in results if isinstance(logits, torch.Tensor)]
         # Only now: failing one moves another row into its slot.
         for single, cause in results:
