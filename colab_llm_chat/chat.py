@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .engine.client import EngineClient, Generation, Progress
 from .errors import ChatError, ModelLoading, QueueFull
 from .models.load import load_tokenizer
-from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Status, Usage
+from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, State, Status, Usage
 from .settings import Settings
 from .text.prompts import Prompt, PromptEncoder
 from .text.sentences import SentenceCutter
@@ -68,7 +68,7 @@ class Chat:
         error = self._tokenizer_error or engine.error
         if error is not None:
             return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
-        state = "ok" if engine.state == "ok" and self.prompts is not None else "loading"
+        state: State = "ok" if engine.state == "ok" and self.prompts is not None else "loading"
         return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
 
     def ready(self) -> bool:

@@ -1,0 +1,252 @@
+"""Models and tokenizers from folders: what loads, how, and one clear error for what does not."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MambaConfig, T5Config, T5ForConditionalGeneration
+
+from colab_llm_chat.errors import BrokenModel, LoadError, ModelTooLarge, TokenizerMissing, UnsupportedModel, UsageError
+from colab_llm_chat.models import hardware, load
+from colab_llm_chat.models.load import LoadedModel, context_length_of, load_model, load_tokenizer
+from colab_llm_chat.settings import Settings
+from tests.tiny_models import save_tiny_model, tiny_model
+
+
+def loaded(folder: Path, **settings: Any) -> LoadedModel:
+    return load_model(folder, settings=Settings(model_id=str(folder), **settings))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("llama"), "llama", hidden_size=128, num_attention_heads=4)
+
+
+@pytest.fixture
+def broken(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the model, to be broken."""
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+def test_the_facts_are_the_models_own(llama: Path) -> None:
+    facts = loaded(llama).facts
+    assert (facts.architecture, facts.context_length, facts.eos_token_ids) == ("LlamaForCausalLM", 256, [0])
+    assert (facts.device, facts.dtype, facts.quantization) == ("cpu", "float32", "none")
+    assert json.loads(json.dumps(facts.to_dict()))["parameters"] > 0
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "qwen3", "phi", "mamba"])
+def test_every_family_loads(family: str, tmp_path: Path) -> None:
+    assert loaded(save_tiny_model(tmp_path, family)).facts.vocab_size == 512
+
+
+def test_progress_ends_at_one(llama: Path) -> None:
+    seen: list[float] = []
+    load_model(llama, settings=Settings(), on_progress=lambda fraction, _: seen.append(fraction))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize(("quantization", "layer"), [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt")])
+def test_bitsandbytes_makes_the_weights_smaller_on_the_cpu_too(
+    llama: Path, quantization: str, layer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    smaller, plain = loaded(llama, quantization=quantization), loaded(llama)
+    assert layer in {type(module).__name__ for module in smaller.model.modules()}
+    assert smaller.facts.weight_bytes < plain.facts.weight_bytes
+    assert "slowly" in caplog.text
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        difference = (smaller.model(ids).logits - plain.model(ids).logits).abs().max()
+    assert difference < 0.5
+
+
+def test_auto_is_no_quantisation_on_the_cpu(llama: Path) -> None:
+    assert loaded(llama, quantization="auto").facts.quantization == "none"
+
+
+def test_a_model_quantised_already_is_loaded_as_it_is(
+    llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded(llama, quantization="4bit").model.save_pretrained(tmp_path)
+    again = loaded(tmp_path, quantization="8bit")
+    assert "Linear4bit" in {type(module).__name__ for module in again.model.modules()}
+    assert "already quantised" in caplog.text
+
+
+def test_the_dtype_can_be_chosen(llama: Path) -> None:
+    assert loaded(llama, dtype="bfloat16").facts.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_the_gpu_decides_the_number_format(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert hardware.choose_dtype(Settings(), torch.device("cuda:0")) == dtype
+
+
+def test_cuda_asked_for_on_a_machine_without_is_a_usage_error(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no usable GPU"):
+        loaded(llama, device="cuda")
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_loads(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "free_bytes", lambda device: 1000)
+    with pytest.raises(ModelTooLarge, match="GB free"):
+        loaded(llama)
+
+
+def break_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def break_weights_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{ not json")
+
+
+def remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def remove_a_layer(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if "layers.1.mlp" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+def change_a_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
+
+
+def remove_a_shard(folder: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "shards", max_shard_size="200KB")
+    (folder / "model.safetensors").unlink()
+    for file in (folder / "shards").iterdir():
+        shutil.move(file, folder / file.name)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        break_weights, break_weights_header, break_config, remove_config, remove_weights,
+        remove_a_layer, change_a_size, remove_a_shard,
+    ],
+)  # fmt: skip
+def test_broken_files_are_told_in_one_error(broken: Path, break_it: Any) -> None:
+    break_it(broken)
+    with pytest.raises(BrokenModel) as told:
+        loaded(broken)
+    assert "model" in told.value.message
+    assert "\n" not in told.value.message
+
+
+class Attack:
+    """What a pickle may do when it is read without care."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def test_pickled_weights_load_only_without_code(broken: Path, tmp_path: Path) -> None:
+    weights = load_file(broken / "model.safetensors")
+    (broken / "model.safetensors").unlink()
+    torch.save(weights, broken / "pytorch_model.bin")
+    assert loaded(broken).facts.parameters > 0
+    mark = tmp_path / "mark"
+    with (broken / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"lm_head.weight": Attack(mark)}, file, protocol=2)
+    with pytest.raises(BrokenModel):
+        loaded(broken)
+    assert not mark.exists()
+
+
+def test_code_of_the_models_own_is_not_run_unasked(broken: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (broken / "own.py").write_text(f"open({str(mark)!r}, 'w')")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModel) as told:
+        loaded(broken)
+    assert "--trust-remote-code" in told.value.hint
+    assert not mark.exists()
+
+
+def test_an_unknown_architecture_says_to_update(broken: Path) -> None:
+    (broken / "config.json").write_text(json.dumps({"model_type": "of_next_year"}))
+    with pytest.raises(UnsupportedModel, match="of_next_year"):
+        loaded(broken)
+
+
+def test_an_encoder_decoder_is_not_taken_for_a_causal_model(tmp_path: Path) -> None:
+    T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(UnsupportedModel, match="encoder-decoder"):
+        loaded(tmp_path)
+
+
+def test_a_tokenizer_without_padding_gets_its_end_of_text(llama: Path) -> None:
+    tokenizer = load_tokenizer(llama)
+    assert tokenizer.pad_token is not None
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(TokenizerMissing):
+        load_tokenizer(tmp_path)
+
+
+def test_a_broken_tokenizer_is_told(broken: Path) -> None:
+    (broken / "tokenizer.json").write_text("{")
+    with pytest.raises(LoadError):
+        load_tokenizer(broken)
+
+
+def test_a_sentencepiece_tokenizer_of_the_older_japanese_models_loads(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("吾輩は猫である。名前はまだ無い。\nどこで生れたかとんと見当がつかぬ。\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(tmp_path / "spiece"), vocab_size=32, byte_fallback=False,
+        pad_id=3, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "extra_ids": 0})
+    )
+    tiny_model("gpt_neox").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.encode("吾輩は猫である。", add_special_tokens=False)
+    assert tokenizer.decode(ids) == "吾輩は猫である。"
+
+
+def test_the_context_length_is_found_under_each_name() -> None:
+    assert context_length_of(tiny_model("gpt2").config) == 256
+    assert context_length_of(MambaConfig()) == load.UNKNOWN_CONTEXT_LENGTH
