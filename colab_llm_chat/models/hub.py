@@ -1,0 +1,296 @@
+"""Where a model's files come from: the bundled demo, a folder, the Hub, or an earlier download of it.
+
+Nothing here imports torch or transformers, and nothing looks into the weights.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BrokenModel, HubUnreachable, LoadError, ModelNotFound, UnsupportedModel
+from ..settings import DEMO_MODEL
+from .hub_errors import Asked, hub_errors, no_room
+from .hub_files import choose_files, missing_files
+
+log = logging.getLogger("colab_llm_chat")
+
+OnProgress = Callable[[float, str], None]
+
+DEMO_FOLDER = Path(__file__).parent / "demo"
+# Written last into a folder of its own, so that a download cut short is never taken for a model.
+RECORD = ".download.json"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A folder that holds a whole model; `revision` is the commit on the Hub, None for a folder of the user's."""
+
+    folder: Path
+    model_id: str
+    revision: str | None
+
+
+def fetch_model(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    hf_token: str | None = None,
+    model_dir: str | None = None,
+    trust_remote_code: bool = False,
+    on_progress: OnProgress = lambda fraction, detail: None,
+) -> ModelFiles:
+    """A folder with the model's files, downloaded when it must be; any failure is one LoadError.
+
+    `on_progress` gets a fraction of 0 to 1 and a line to show, from the downloading threads, one at a time.
+    """
+    folder = DEMO_FOLDER if model_id == DEMO_MODEL else _own_folder(model_id)
+    if folder is not None:
+        return ModelFiles(folder, model_id, None)
+    target = Path(os.path.expanduser(model_dir), model_id.replace("/", "--")).absolute() if model_dir else None
+    source = _HubModel(model_id, revision or None, _checked_token(hf_token), target, trust_remote_code)
+    with hub_errors(source.asked):
+        return source.fetch(on_progress)
+
+
+def _own_folder(model_id: str) -> Path | None:
+    """The folder that `model_id` names; None when it can only be a Hub id."""
+    path = os.path.expanduser(model_id)
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, "config.json")):
+            raise BrokenModel(
+                f"The folder {path!r} holds no config.json, so it is not a model.",
+                hint="Give the folder that holds config.json, the weights and the tokenizer.",
+            )
+        return Path(path).absolute()
+    if model_id.startswith(("http://", "https://")):
+        raise ModelNotFound(f"{model_id!r} is an address, not a model.", hint="Give its last two parts: OWNER/NAME.")
+    if os.path.isfile(path):
+        raise ModelNotFound(f"{path!r} is a file.", hint="Give the folder with config.json that it lies in.")
+    if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1 or "\\" in path:
+        raise ModelNotFound(f"The folder {path!r} was not found.", hint="Check the path, or give a Hub id: OWNER/NAME.")
+    return None
+
+
+def _checked_token(hf_token: str | None) -> str | None:
+    token = (hf_token or "").strip()
+    # The HTTP client would quote a broken header, and so the token, in its error.
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise LoadError(
+            "The Hub token holds a space or a character that no token has.",
+            hint="Copy it again from https://huggingface.co/settings/tokens.",
+        )
+    return token or None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file as the Hub lists it; a new `blob_id` is new content."""
+
+    size: int
+    blob_id: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to have: the commit and its needed files; `revision` is the name under which it was asked for."""
+
+    revision: str | None
+    commit: str
+    files: dict[str, _Listed]
+
+    @staticmethod
+    def read(folder: Path) -> _Plan | None:
+        try:
+            record = json.loads((folder / RECORD).read_bytes())
+            files = {name: _Listed(**listed) for name, listed in record["files"].items()}
+            return _Plan(record["revision"], record["commit"], files)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        partial = folder / f"{RECORD}.partial"
+        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        os.replace(partial, folder / RECORD)
+
+
+@dataclass(frozen=True)
+class _HubModel:
+    """One model on the Hub and where its files go: `target`, or the client's own cache when None."""
+
+    model_id: str
+    revision: str | None
+    hf_token: str | None
+    target: Path | None
+    trust_remote_code: bool
+
+    @property
+    def asked(self) -> Asked:
+        from huggingface_hub import constants, get_token
+
+        folder = self.target or Path(constants.HF_HUB_CACHE)
+        return Asked(self.model_id, self.revision, bool(self.hf_token or get_token()), folder)
+
+    def fetch(self, on_progress: OnProgress) -> ModelFiles:
+        try:
+            with hub_errors(self.asked):
+                plan = self._look_up()
+        except HubUnreachable as error:
+            found = self._kept() if self.target else self._cached()
+            if found is None:
+                raise
+            log.warning("%s Loading the copy in %s.", error.message, found.folder)
+            return found
+        return ModelFiles(self._download(plan, on_progress), self.model_id, plan.commit)
+
+    def _look_up(self) -> _Plan:
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=self.hf_token)
+        info = api.model_info(self.model_id, revision=self.revision, files_metadata=True, timeout=20)
+        listed = {file.rfilename: _Listed(file.size or 0, file.blob_id or "") for file in info.siblings or ()}
+        names = choose_files(listed, model_id=self.model_id, trust_remote_code=self.trust_remote_code)
+        return _Plan(self.revision, info.sha or "", {name: listed[name] for name in names})
+
+    def _download(self, plan: _Plan, on_progress: OnProgress) -> Path:
+        if self.target:
+            self._clear_old(self.target, plan)
+        missing = self._missing(plan)
+        if missing:
+            self._check_room(sum(plan.files[name].size for name in missing))
+            self._snapshot(plan, _Progress(self.model_id, plan, missing, on_progress))
+            missing = self._missing(plan)
+        if missing:
+            raise HubUnreachable(f"The download of {self.model_id} ended without {', '.join(missing[:3])}.")
+        on_progress(1.0, f"{self.model_id} is complete")
+        if self.target:
+            plan.write(self.target)
+            return self.target
+        return self._cache_path(plan, "config.json").parent
+
+    def _snapshot(self, plan: _Plan, progress: _Progress) -> None:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(
+            self.model_id,
+            # By name, the cache remembers what the name stood for; a folder of its own has its record.
+            revision=plan.commit if self.target else self.revision,
+            token=self.hf_token,
+            local_dir=self.target,
+            allow_patterns=[glob.escape(name) for name in plan.files],
+            tqdm_class=progress.bar_class(),
+        )
+
+    def _missing(self, plan: _Plan) -> list[str]:
+        return [name for name, listed in plan.files.items() if not _is_whole(self._path(plan, name), listed)]
+
+    def _path(self, plan: _Plan, name: str) -> Path:
+        return self.target / name if self.target else self._cache_path(plan, name)
+
+    def _cache_path(self, plan: _Plan, name: str) -> Path:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.model_id, name, revision=plan.commit)
+        return Path(found) if isinstance(found, str) else self.asked.folder / "missing"
+
+    def _check_room(self, needed: int) -> None:
+        folder = self.asked.folder
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if shutil.disk_usage(existing).free < needed:
+            raise no_room(folder, needed)
+
+    def _clear_old(self, target: Path, plan: _Plan) -> None:
+        """Removes what an earlier commit left: offline, the client would take an old file for the new one."""
+        old = _Plan.read(target)
+        if old is None or old.commit == plan.commit:
+            return
+        (target / RECORD).unlink()
+        for name, listed in old.files.items():
+            if plan.files.get(name) != listed:
+                (target / name).unlink(missing_ok=True)
+
+    def _kept(self) -> ModelFiles | None:
+        """The finished download in `target`, when it is the revision asked for."""
+        plan = _Plan.read(self.target) if self.target else None
+        if plan is None or self.target is None or self._missing(plan):
+            return None
+        if (self.revision or "main") not in (plan.revision or "main", plan.commit):
+            return None
+        return ModelFiles(self.target, self.model_id, plan.commit)
+
+    def _cached(self) -> ModelFiles | None:
+        """The finished download in the client's cache, whoever put it there."""
+        from huggingface_hub import get_cached_repo_tree, snapshot_download
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    self.model_id, revision=self.revision, local_files_only=True, allow_patterns="config.json"
+                )
+            )
+            try:
+                names = [file.path for file in get_cached_repo_tree(self.model_id, revision=folder.name)]
+            except CachedRepoTreeNotFoundError:
+                names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            chosen = choose_files(names, model_id=self.model_id, trust_remote_code=self.trust_remote_code)
+        except (LocalEntryNotFoundError, UnsupportedModel):
+            return None
+        return None if missing_files(folder, chosen) else ModelFiles(folder, self.model_id, folder.name)
+
+
+def _is_whole(path: Path, listed: _Listed) -> bool:
+    return path.is_file() and path.stat().st_size == listed.size
+
+
+class _Progress:
+    """Counts bytes from all downloading threads into one fraction; the client's bars stay as they are."""
+
+    def __init__(self, model_id: str, plan: _Plan, missing: list[str], on_progress: OnProgress) -> None:
+        self._model_id = model_id
+        self._total = sum(listed.size for listed in plan.files.values())
+        self._done = float(self._total - sum(plan.files[name].size for name in missing))
+        self._on_progress = on_progress
+        self._told_at = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, count: float) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._told_at < 0.2:
+                return
+            self._told_at = now
+            done = min(max(self._done, 0.0), self._total)
+            unit, divisor = ("GB", 1e9) if self._total >= 1e9 else ("MB", 1e6)
+            detail = f"{self._model_id}, {done / divisor:.1f} of {self._total / divisor:.1f} {unit}"
+            self._on_progress(done / self._total if self._total else 0.0, detail)
+
+    def bar_class(self) -> type[Any]:
+        """The client's own progress bar, which also tells us the bytes written."""
+        from huggingface_hub.utils import tqdm
+
+        progress = self
+
+        class CountingBar(tqdm):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                # Of the client's three bars, the one of bytes on the disk.
+                self._is_counted = kwargs.get("name") == "huggingface_hub.snapshot_download"
+                super().__init__(*args, **kwargs)
+
+            def update(self, n: float | None = 1) -> bool | None:
+                if self._is_counted:
+                    progress.add(n or 0)
+                shown: bool | None = super().update(n)
+                return shown
+
+        return CountingBar
