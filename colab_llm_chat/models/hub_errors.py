@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 from dataclasses import dataclass
 from pathlib import Path
 
