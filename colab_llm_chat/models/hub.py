@@ -277,7 +277,7 @@ class _Progress:
 
     def bar_class(self) -> type[Any]:
         """The client's own progress bar, which also tells us the bytes written."""
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils.tqdm import tqdm
 
         progress = self
 
@@ -285,7 +285,7 @@ class _Progress:
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 # Of the client's three bars, the one of bytes on the disk.
                 self._is_counted = kwargs.get("name") == "huggingface_hub.snapshot_download"
-                super().__init__(*args, **kwargs)
+                super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # the client does not say
 
             def update(self, n: float | None = 1) -> bool | None:
                 if self._is_counted:
