@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -83,9 +84,11 @@ class ScriptedChat:
         self.closed.set()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread makes true."""
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Wait for something that another thread makes true; fail when it never does."""
+    until = time.monotonic() + seconds
     while not condition():
+        assert time.monotonic() < until, "waited in vain"
         threading.Event().wait(0.01)
 
 

@@ -142,8 +142,9 @@ class EngineClient:
         while not self._closing.is_set():
             process = self._spawn()
             threading.Thread(target=self._write, args=(process, self._outbox), daemon=True).start()
-            for line in process.stdout or ():
-                self._receive(json.loads(line))
+            with process.stdout or open(os.devnull, "rb") as lines:
+                for line in lines:
+                    self._receive(json.loads(line))
             if not self._bury(process.wait()):
                 return
 
@@ -153,11 +154,13 @@ class EngineClient:
             self._outbox.put({"load": worker_settings(self._settings)})
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        # Threads that spin while they wait take the processor from the web process, and from each other.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "colab_llm_chat.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment,
             start_new_session=True,
         )
         if self._closing.is_set():

@@ -1,0 +1,149 @@
+"""The engine process: what it answers, and what happens when it is killed, hangs, cannot load, or is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from colab_llm_chat.engine.client import EngineClient, EngineStatus, Generation, Progress
+from colab_llm_chat.errors import BrokenModel, EngineFailed
+from colab_llm_chat.settings import SamplingParams, Settings
+from tests.chat_services import wait_until
+from tests.tiny_models import save_tiny_model
+
+START_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # No end-of-text id, so that replies run as long as they may.
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "llama", eos_token_id=None, max_position_embeddings=4096)
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[EngineClient]:
+    client = EngineClient(Settings(model_id=str(folder), step_timeout_seconds=2, max_rows=4))
+    client.start()
+    wait_for(client, "ok")
+    yield client
+    client.close()
+
+
+def wait_for(client: EngineClient, state: str) -> EngineStatus:
+    wait_until(lambda: client.status.state == state)
+    return client.status
+
+
+def sampling(max_new_tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+
+
+def submit(client: EngineClient, max_new_tokens: int) -> Generation:
+    return client.submit([1, 2, 3], sampling(max_new_tokens), eos_token_ids=[])
+
+
+def collect(generation: Generation) -> tuple[list[int], Progress]:
+    """All ids of a generation, and how it ended."""
+    ids: list[int] = []
+    while (progress := generation.take(START_SECONDS)) is not None:
+        ids += progress.token_ids
+        if progress.end or progress.error:
+            return ids, progress
+    pytest.fail("the generation never ended")
+
+
+def test_ready_tells_the_facts(client: EngineClient, folder: Path) -> None:
+    assert client.status.folder == str(folder)
+    assert client.status.facts["context_length"] == 4096
+
+
+def test_a_generation_brings_its_ids_then_its_end(client: EngineClient) -> None:
+    ids, last = collect(submit(client, 7))
+    assert len(ids) == 7
+    assert last.end == "length"
+
+
+def test_many_generations_at_once_all_end(client: EngineClient) -> None:
+    generations = [submit(client, 5) for _ in range(20)]
+    assert {len(collect(generation)[0]) for generation in generations} == {5}
+
+
+def test_a_cancelled_generation_ends_at_once_for_its_reader(client: EngineClient) -> None:
+    generation = submit(client, 4000)
+    assert generation.take(START_SECONDS) is not None
+    generation.cancel()
+    assert collect(generation)[1].end == "cancelled"
+    assert collect(submit(client, 3))[0]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_hung_worker_fails_its_replies_and_is_started_again(client: EngineClient, how: int) -> None:
+    pid = client.worker_pid
+    generations = [submit(client, 4000) for _ in range(6)]
+    assert generations[0].take(START_SECONDS)
+    os.kill(pid or 0, how)
+    for generation in generations:
+        assert isinstance(collect(generation)[1].error, EngineFailed)
+    wait_for(client, "ok")
+    assert client.worker_pid != pid
+    assert len(collect(submit(client, 5))[0]) == 5
+
+
+def test_nothing_is_taken_while_the_engine_is_away(folder: Path) -> None:
+    client = EngineClient(Settings(model_id=str(folder)))
+    with pytest.raises(EngineFailed):
+        submit(client, 5)
+
+
+def test_a_model_that_cannot_load_is_told_with_its_own_error(tmp_path: Path) -> None:
+    broken = save_tiny_model(tmp_path, "llama")
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    client = EngineClient(Settings(model_id=str(broken)))
+    client.start()
+    assert isinstance(wait_for(client, "failed").error, BrokenModel)
+    client.close()
+
+
+def test_close_ends_the_worker_also_while_it_loads(folder: Path) -> None:
+    client = EngineClient(Settings(model_id=str(folder)))
+    client.start()
+    wait_until(lambda: client.worker_pid is not None)
+    pid = client.worker_pid or 0
+    client.close()
+    assert not psutil.pid_exists(pid)
+
+
+LEAVE_ALONE = """
+import sys, time
+from colab_llm_chat.engine.client import EngineClient
+from colab_llm_chat.settings import SamplingParams, Settings
+client = EngineClient(Settings(model_id=sys.argv[1]))
+client.start()
+while client.status.state != "ok":
+    time.sleep(0.05)
+client.submit([1, 2, 3], SamplingParams(max_new_tokens=4000), eos_token_ids=[])
+print(client.worker_pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_whose_parent_is_killed_ends_by_itself(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", LEAVE_ALONE, str(folder)], stdout=subprocess.PIPE) as parent:
+        worker = psutil.Process(int(parent.stdout.readline() if parent.stdout else 0))
+        parent.kill()
+    assert not psutil.wait_procs([worker], timeout=START_SECONDS)[1]
+
+
+def test_the_worker_is_not_told_the_access_key(folder: Path) -> None:
+    from colab_llm_chat.engine.client import worker_settings
+
+    told = worker_settings(Settings(access_key="door", hf_token="hub"))
+    assert "door" not in str(told)
+    assert told["hf_token"] == "hub"
