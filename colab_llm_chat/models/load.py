@@ -1,4 +1,4 @@
-"""A folder's model and tokenizer onto the hardware, or one clear error saying why not.
+"""A folder's model onto the hardware, or one clear error saying why not.
 
 Knows nothing of the Hub and of who uses the model. Only `load_model` imports torch.
 """
@@ -15,27 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from ..errors import BrokenModel, ChatError, LoadError, ModelTooLarge, TokenizerMissing, UnsupportedModel
+from ..errors import BrokenModel, ChatError, LoadError, ModelTooLarge, UnsupportedModel
 from ..settings import Settings
 from .hardware import choose_device, choose_dtype, choose_quantization, free_bytes
+from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = ["LoadedModel", "ModelFacts", "context_length_of", "load_model", "load_tokenizer"]
 
 log = logging.getLogger("colab_llm_chat")
 
 OnProgress = Callable[[float, str], None]
 UNKNOWN_CONTEXT_LENGTH = 2048
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-)
 # What loading raises when files, not we, are at fault.
 LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, AssertionError,
@@ -68,28 +63,6 @@ class LoadedModel:
 
     model: PreTrainedModel
     facts: ModelFacts
-
-
-def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; without a padding token it gets its end-of-text token.
-
-    Raises TokenizerMissing, or UnsupportedModel where it needs code of its own.
-    """
-    from transformers import AutoTokenizer
-
-    if not any((Path(folder) / name).exists() for name in TOKENIZER_FILES):
-        raise TokenizerMissing(f"{Path(folder).name} holds no tokenizer file.")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except LOADING_ERRORS as error:
-        if _needs_own_code(error):
-            raise _own_code("tokenizer") from error
-        raise TokenizerMissing(f"The tokenizer of {Path(folder).name} cannot be read: {_line(error)}") from error
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(
