@@ -13,7 +13,7 @@ from examples.catbot.similar import NearIndex
 from examples.catbot.templates import SITUATIONS, Group, draw_distinct, read_groups, read_lists
 
 SEED = 20261121
-LINES_PER_GROUP = 9
+LINES_PER_GROUP = 8
 HELD_OUT_GROUPS = 5
 VALIDATION_GROUPS = 4
 LANGUAGES = ("ja", "en")
@@ -46,6 +46,9 @@ class Line:
     compound: bool = False
 
 
+Kin = dict[tuple[str, str], list[Line]]
+
+
 @dataclass(frozen=True)
 class Split:
     """Lines for learning, for choosing settings, and for the one final evaluation."""
@@ -75,15 +78,17 @@ def build_split(*, validate: bool = False, seed: int = SEED) -> Split:
     parts = {name: _lines(groups, rng) for name, groups in split_groups(read_groups(), rng).items()}
     compounds = {
         name: _compounds(parts[name], count, rng)
-        for name, count in (("train", 1400), ("validation", 160), ("held_out", 200))
+        for name, count in (("train", 2000), ("validation", 160), ("held_out", 200))
     }
     nonsense = [_nonsense(rng) for _ in range(160)]
     train = parts["train"] + compounds["train"] + nonsense
     validation = parts["validation"] + compounds["validation"]
     if not validate:
         train, validation = train + validation, []
+    # Typing errors come before the check, so that they cannot bring a line near to a held-out one.
+    train = _typed(train, rng)
     held_out = _unseen(parts["held_out"] + compounds["held_out"], train)
-    return Split(_typed(train, rng), _balanced(_unseen(validation, train), rng), _balanced(held_out, rng))
+    return Split(train, _balanced(_unseen(validation, train), rng), _balanced(held_out, rng))
 
 
 def _lines(groups: list[Group], rng: random.Random) -> list[Line]:
@@ -104,11 +109,15 @@ def _compounds(lines: list[Line], count: int, rng: random.Random) -> list[Line]:
         first = rng.choice(plain)
         if first.language != last.language or first.situation in (last.situation, "other"):
             continue
-        link = "" if last.text.startswith(("（", "(", "*")) else rng.choice(TURNS[last.language])
-        text = first.text.rstrip("。.…！!〜~♪？?" if link else "") + link + last.text
+        text = _join(first.text, last.text, last.language, rng)
         group = f"{first.group}+{last.group}"
         made.append(Line(text, last.situation, last.mood, last.language, group, compound=True))
     return made
+
+
+def _join(first: str, last: str, language: str, rng: random.Random) -> str:
+    link = "" if last.startswith(("（", "(", "*")) else rng.choice(TURNS[language])
+    return first.rstrip("。.…！!〜~♪？?" if link else "") + link + last
 
 
 def _nonsense(rng: random.Random) -> Line:
@@ -147,11 +156,15 @@ def _balanced(lines: list[Line], rng: random.Random) -> list[Line]:
 def conversations(lines: list[Line], table: ReplyTable, *, rounds: int, seed: int) -> Iterator[list[Message]]:
     """`rounds` conversations that end with each line: other noise, replies, turns and system prompts each time."""
     rng = random.Random(seed)
+    kin: Kin = {}
+    for line in lines:
+        if not line.compound:
+            kin.setdefault((line.situation, line.language), []).append(line)
     for _ in range(rounds):
         for line in rng.sample(lines, len(lines)):
-            earlier = rng.choices([0, 1, 2, 3, 6], [70, 14, 10, 5, 1])[0]
+            earlier = rng.choices([0, 1, 2, 3, 6], [80, 11, 6, 2, 1])[0]
             turns = [*rng.choices(lines, k=earlier), line]
-            yield [*_system(rng), *(message for turn in turns for message in _exchange(turn, table, rng))]
+            yield [*_system(rng), *(message for turn in turns for message in _exchange(turn, table, rng, kin=kin))]
         for _ in range(len(lines) // 150):
             yield _exchange(_long(lines, rng), table, rng)
 
@@ -160,16 +173,39 @@ def _system(rng: random.Random) -> list[Message]:
     return [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}] if rng.random() < 0.2 else []
 
 
-def _exchange(line: Line, table: ReplyTable, rng: random.Random) -> list[Message]:
-    text = noise.disturb(line.text, rng, times=rng.choices([0, 1, 2, 3], [4, 3, 2, 1])[0])
+def _exchange(line: Line, table: ReplyTable, rng: random.Random, *, kin: Kin | None = None) -> list[Message]:
+    text = _recast(line, kin, rng) if kin else line.text
+    text = noise.disturb(text, rng, times=rng.choices([0, 1, 2], [6, 3, 1])[0])
     reply = table.draw(line.situation, line.mood, rng)
     return [{"role": "user", "content": text}, {"role": "assistant", "content": reply}]
 
 
+def _recast(line: Line, kin: Kin, rng: random.Random) -> str:
+    """Half the time pieces of lines of one situation, so that no template is learned by heart as a whole."""
+    chance = rng.random()
+    if chance < 0.4 or line.compound:
+        return line.text
+    if chance > 0.82:
+        first = rng.choice(kin[rng.choice(SITUATIONS[:-1]), line.language])
+        return _join(rng.choice([first.text, noise.crop(first.text, rng)]), line.text, line.language, rng)
+    piece = noise.crop(line.text, rng)
+    if chance < 0.55:
+        return piece
+    other = rng.choice(kin[line.situation, line.language])
+    pieces = [piece, other.text if chance > 0.77 else noise.crop(other.text, rng)]
+    rng.shuffle(pieces)
+    return rng.choice([" ", "、", ""] if line.language == "ja" else [" ", ", "]).join(pieces)
+
+
 def _long(lines: list[Line], rng: random.Random) -> Line:
-    """Far more text than a cat listens to."""
-    pieces = [
-        rng.choice(lines).text if rng.random() < 0.5 else noise.gibberish(rng, longest=20)
-        for _ in range(rng.randint(5, 14))
-    ]
-    return Line(rng.choice([" ", "。", "\n", ""]).join(pieces), "other", "talk", "en", "other/talk/long")
+    """Far more text than a cat listens to: many things at once, or one thing over and over."""
+    if rng.random() < 0.5:
+        unit = rng.choice([rng.choice(lines).text, noise.gibberish(rng, longest=4), rng.choice("あw9草!？ :a。")])
+        text = (unit * 600)[: rng.choice([40, 100, 200, 300])]
+    else:
+        pieces = [
+            rng.choice(lines).text if rng.random() < 0.5 else noise.gibberish(rng, longest=20)
+            for _ in range(rng.choice([5, 8, 12]))
+        ]
+        text = rng.choice([" ", "。", "\n", ""]).join(pieces)
+    return Line(text, "other", "talk", "en", "other/talk/long")

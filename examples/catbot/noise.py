@@ -29,6 +29,15 @@ def disturb(line: str, rng: random.Random, *, times: int) -> str:
     return line or "?"
 
 
+def crop(line: str, rng: random.Random) -> str:
+    """A random stretch of `line`: whole words where it has spaces, else characters; at least a third of it."""
+    parts: list[str] | str = line.split(" ") if line.isascii() else line
+    size = rng.randint(max(1, -(-len(parts) // 3)), len(parts))
+    start = rng.randint(0, len(parts) - size)
+    joint = " " if line.isascii() else ""
+    return joint.join(parts[start : start + size]) or line
+
+
 def _inside(line: str, rng: random.Random) -> int:
     return rng.randrange(max(1, len(line) - 1))
 

@@ -27,6 +27,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedToken
             special_tokens=[PAD, BOS, END, *ROLES],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+            # Three kana or nine letters: whole phrases as one entry would not meet again in new lines.
+            max_token_length=9,
         ),
     )
     return PreTrainedTokenizerFast(
