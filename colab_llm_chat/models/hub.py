@@ -27,8 +27,9 @@ log = logging.getLogger("colab_llm_chat")
 OnProgress = Callable[[float, str], None]
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
-# Written last into a folder of its own, so that a download cut short is never taken for a model.
+# Renamed last in a folder of its own, so that a download cut short is never taken for a model.
 RECORD = ".download.json"
+PARTIAL = ".download.partial.json"
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,17 @@ class _Plan:
     files: dict[str, _Listed]
 
     @staticmethod
-    def read(folder: Path) -> _Plan | None:
+    def read(path: Path) -> _Plan | None:
         try:
-            record = json.loads((folder / RECORD).read_bytes())
+            record = json.loads(path.read_bytes())
             files = {name: _Listed(**listed) for name, listed in record["files"].items()}
             return _Plan(record["revision"], record["commit"], files)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def write(self, folder: Path) -> None:
-        partial = folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        os.replace(partial, folder / RECORD)
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,19 @@ class _HubModel:
     def _download(self, plan: _Plan, on_progress: OnProgress) -> Path:
         if self.target:
             self._clear_old(self.target, plan)
+            plan.write(self.target / PARTIAL)
         missing = self._missing(plan)
         if missing:
             self._check_room(sum(plan.files[name].size for name in missing))
+            self._remove(plan, missing)
             self._snapshot(plan, _Progress(self.model_id, plan, missing, on_progress))
             missing = self._missing(plan)
         if missing:
             raise HubUnreachable(f"The download of {self.model_id} ended without {', '.join(missing[:3])}.")
         on_progress(1.0, f"{self.model_id} is complete")
         if self.target:
-            plan.write(self.target)
-            return self.target
-        return self._cache_path(plan, "config.json").parent
+            os.replace(self.target / PARTIAL, self.target / RECORD)
+        return self._path(plan, "config.json").parent
 
     def _snapshot(self, plan: _Plan, progress: _Progress) -> None:
         from huggingface_hub import snapshot_download
@@ -208,19 +209,27 @@ class _HubModel:
         if shutil.disk_usage(existing).free < needed:
             raise no_room(folder, needed)
 
+    def _remove(self, plan: _Plan, names: list[str]) -> None:
+        """The client takes a file that is there for a whole one."""
+        for name in names:
+            path = self._path(plan, name)
+            content = path.resolve()
+            path.unlink(missing_ok=True)
+            content.unlink(missing_ok=True)
+
     def _clear_old(self, target: Path, plan: _Plan) -> None:
-        """Removes what an earlier commit left: offline, the client would take an old file for the new one."""
-        old = _Plan.read(target)
-        if old is None or old.commit == plan.commit:
-            return
-        (target / RECORD).unlink()
-        for name, listed in old.files.items():
-            if plan.files.get(name) != listed:
-                (target / name).unlink(missing_ok=True)
+        """Removes what an earlier commit left: cut off, the client would take an old file for the new one."""
+        for old in filter(None, (_Plan.read(target / RECORD), _Plan.read(target / PARTIAL))):
+            if old.commit == plan.commit:
+                continue
+            (target / RECORD).unlink(missing_ok=True)
+            for name, listed in old.files.items():
+                if plan.files.get(name) != listed:
+                    (target / name).unlink(missing_ok=True)
 
     def _kept(self) -> ModelFiles | None:
         """The finished download in `target`, when it is the revision asked for."""
-        plan = _Plan.read(self.target) if self.target else None
+        plan = _Plan.read(self.target / RECORD) if self.target else None
         if plan is None or self.target is None or self._missing(plan):
             return None
         if (self.revision or "main") not in (plan.revision or "main", plan.commit):
@@ -249,7 +258,8 @@ class _HubModel:
 
 
 def _is_whole(path: Path, listed: _Listed) -> bool:
-    return path.is_file() and path.stat().st_size == listed.size
+    # A size of 0 is one that the Hub does not know.
+    return path.is_file() and listed.size in (0, path.stat().st_size)
 
 
 class _Progress:

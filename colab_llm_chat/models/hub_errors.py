@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import HubUnreachable, LoadError, ModelGated, ModelNotFound
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 _TOKEN_HINT = "Make a new one at https://huggingface.co/settings/tokens and pass it: --hf-token or HF_TOKEN."
 
@@ -66,12 +70,10 @@ def _load_error(error: BaseException, asked: Asked, transport_error: type[Except
     )
 
 
-def _refused(error: BaseException, asked: Asked) -> LoadError:
+def _refused(error: HfHubHTTPError, asked: Asked) -> LoadError:
     """The Hub answered, with an error status."""
     from huggingface_hub import errors
 
-    if not isinstance(error, errors.HfHubHTTPError):
-        raise TypeError(error)
     status = error.response.status_code
     name = asked.model_id
     if isinstance(error, errors.GatedRepoError) or (status == 403 and not isinstance(error, errors.DisabledRepoError)):

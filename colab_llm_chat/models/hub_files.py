@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UnsupportedModel
 
-_SHARD = re.compile(r".*-(\d+)-of-(\d+)\.(safetensors|bin)")
+_SHARD = re.compile(r".*-\d+-of-(\d+)\.(safetensors|bin)")
 # Checkpoint name, its shards (some repositories number after the suffix) and its index, in order of preference.
 _FORMATS = (
     ("model.safetensors", re.compile(r"model(\.safetensors)?-\d+-of-\d+\.safetensors"), "model.safetensors.index.json"),
@@ -52,7 +52,7 @@ def _weights(names: Collection[str]) -> list[str]:
 
 
 def _is_text(name: str, trust_remote_code: bool) -> bool:
-    if name.startswith("additional_chat_templates/"):
+    if name.startswith("additional_chat_templates/") and name.count("/") == 1:
         return name.endswith(".jinja")
     if "/" in name or name in _UNWANTED or ".index." in name:
         return False
@@ -79,9 +79,8 @@ def missing_files(folder: Path, chosen: Collection[str]) -> list[str]:
     for name in chosen:
         if name.endswith(".index.json") and (folder / name).is_file():
             expected.update(_indexed(folder / name))
-        elif match := _SHARD.fullmatch(name):
-            expected.update(_siblings(name, match))
-    return sorted(name for name in expected if not (folder / name).is_file())
+    missing = sorted(name for name in expected if not (folder / name).is_file())
+    return missing or _uncounted(chosen)
 
 
 def _indexed(index: Path) -> set[str]:
@@ -92,10 +91,8 @@ def _indexed(index: Path) -> set[str]:
         return set()
 
 
-def _siblings(name: str, match: re.Match[str]) -> set[str]:
-    # Numbers count from 1, seldom from 0; a lone `00000` tells which.
-    number, count = match.group(1), int(match.group(2))
-    if int(number) == 0:
-        return set()
-    head, tail = name[: match.start(1)], name[match.end(1) :]
-    return {f"{head}{n:0{len(number)}d}{tail}" for n in range(1, count)}
+def _uncounted(chosen: Collection[str]) -> list[str]:
+    """Each shard's name says how many there are; numbers count from 1 or from 0."""
+    shards = [match for name in chosen if (match := _SHARD.fullmatch(name))]
+    lacking = int(shards[0].group(1)) - len(shards) if shards else 0
+    return [f"{lacking} more like {shards[0].group()}"] if lacking > 0 else []
