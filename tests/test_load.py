@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MambaConfig, T5Config, T5ForConditionalGeneration
 
 from colab_llm_chat.errors import BrokenModel, LoadError, ModelTooLarge, TokenizerMissing, UnsupportedModel, UsageError
-from colab_llm_chat.models import hardware, load
-from colab_llm_chat.models.load import LoadedModel, context_length_of, load_model, load_tokenizer
+from colab_llm_chat.models import facts, hardware, load
+from colab_llm_chat.models.facts import context_length_of
+from colab_llm_chat.models.load import LoadedModel, load_model, load_tokenizer
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -249,4 +250,4 @@ def test_a_sentencepiece_tokenizer_of_the_older_japanese_models_loads(tmp_path: 
 
 def test_the_context_length_is_found_under_each_name() -> None:
     assert context_length_of(tiny_model("gpt2").config) == 256
-    assert context_length_of(MambaConfig()) == load.UNKNOWN_CONTEXT_LENGTH
+    assert context_length_of(MambaConfig()) == facts.UNKNOWN_CONTEXT_LENGTH

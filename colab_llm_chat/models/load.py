@@ -1,60 +1,36 @@
 """A folder's model onto the hardware, or one clear error saying why not.
 
-Knows nothing of the Hub and of who uses the model. Only `load_model` imports torch.
+Knows nothing of the Hub and of who uses the model. Imports torch only once a model is loaded.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from ..errors import BrokenModel, ChatError, LoadError, ModelTooLarge, UnsupportedModel
+from ..errors import BrokenModel, ModelTooLarge, UnsupportedModel
 from ..settings import Settings
+from .bars import OnProgress, loading_bars
+from .facts import ModelFacts, facts_of
 from .hardware import choose_device, choose_dtype, choose_quantization, free_bytes
+from .load_errors import loading_error, loading_errors
 from .tokenizer import load_tokenizer
+from .weights import Weights, inspect_weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["LoadedModel", "ModelFacts", "context_length_of", "load_model", "load_tokenizer"]
+__all__ = ["LoadedModel", "ModelFacts", "load_model", "load_tokenizer"]
 
 log = logging.getLogger("colab_llm_chat")
 
-OnProgress = Callable[[float, str], None]
-UNKNOWN_CONTEXT_LENGTH = 2048
-CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
-# What loading raises when files, not we, are at fault.
-LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, AssertionError,
-    EOFError, IndexError, MemoryError, UnpicklingError, SafetensorError,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What the rest of the program needs to know of a loaded model; all of it fits into JSON."""
-
-    model_id: str
-    architecture: str
-    context_length: int
-    eos_token_ids: list[int]
-    vocab_size: int
-    device: str
-    dtype: str
-    quantization: str
-    parameters: int
-    weight_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+# transformers loads these into a writing model all the same, which then writes noise.
+READING_ONLY = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+# Bytes per parameter; a part of each model stays in 16 bits.
+QUANTIZED_WIDTH = {"4bit": 0.6, "8bit": 1.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +41,25 @@ class LoadedModel:
     facts: ModelFacts
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where a model goes and in which form; `stored_as` names the quantisation that its files have already."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantization: str
+    stored_as: str | None
+
+    def options(self) -> dict[str, Any]:
+        """What `from_pretrained` must be told beside the dtype."""
+        options: dict[str, Any] = {}
+        if self.device.type == "cuda" or self.stored_as or self.quantization != "none":
+            options["device_map"] = {"": 0 if self.device.type == "cuda" else "cpu"}
+        if self.quantization != "none":
+            options["quantization_config"] = _bitsandbytes(self.quantization, self.dtype)
+        return options
+
+
 def load_model(
     folder: Path, *, settings: Settings, on_progress: OnProgress = lambda fraction, detail: None
 ) -> LoadedModel:
@@ -72,44 +67,19 @@ def load_model(
 
     Raises a LoadError: files broken, kind of model not supported, or too large for the memory.
     """
-    from transformers import AutoModelForCausalLM
-
     config = _load_config(folder, settings)
-    device = choose_device(settings)
-    dtype = choose_dtype(settings, device)
-    options, quantization = _quantized(config, settings, device, dtype)
-    _check_size(folder, config, quantization, dtype, device)
-    try:
-        with _progress_bars(on_progress):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                config=config,
-                dtype=dtype,
-                trust_remote_code=settings.trust_remote_code,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-            model, info = loaded
-            if not options:
-                model.to(device)
-    except LOADING_ERRORS as error:
-        raise _loading_error(error, folder) from error
+    weights = inspect_weights(folder)
+    plan = _plan(config, weights, settings)
+    _check_size(folder.name, plan, _needed_bytes(config, weights, plan))
+    with loading_bars(on_progress):
+        model, info = _from_pretrained(folder, config, settings, plan)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise BrokenModel(f"{folder.name} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
-    model.eval()
-    return LoadedModel(model, _facts(model, settings, str(device), quantization))
-
-
-def context_length_of(config: PretrainedConfig) -> int:
-    """Tokens the model was made for; an assumed 2,048 where its config does not say."""
-    text_config = config.get_text_config()
-    for name in CONTEXT_FIELDS:
-        length = getattr(text_config, name, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return UNKNOWN_CONTEXT_LENGTH
+    if info["unexpected_keys"]:
+        log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), folder.name)
+    quantization = plan.stored_as or plan.quantization
+    return LoadedModel(model, facts_of(model, model_id=settings.model_id, quantization=quantization))
 
 
 def _load_config(folder: Path, settings: Settings) -> PretrainedConfig:
@@ -121,150 +91,85 @@ def _load_config(folder: Path, settings: Settings) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             str(folder), trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
-    except LOADING_ERRORS as error:
-        raise _loading_error(error, folder) from error
+    except loading_errors() as error:
+        raise loading_error(error, folder.name) from error
     if config.is_encoder_decoder:
         raise UnsupportedModel(
             f"{config.model_type} is an encoder-decoder model; only causal language models run here."
         )
+    named = config.architectures or []
+    if named and all(name.endswith(READING_ONLY) for name in named):
+        raise UnsupportedModel(f"{folder.name} is a {named[0]}: it reads text and does not write any.")
     return config
 
 
-def _quantized(
-    config: PretrainedConfig, settings: Settings, device: torch.device, dtype: torch.dtype
-) -> tuple[dict[str, Any], str]:
-    """Options for from_pretrained, and the name of the quantisation that results."""
-    given = getattr(config, "quantization_config", None)
-    place = {"device_map": {"": 0 if device.type == "cuda" else "cpu"}}
-    if given is not None:
-        method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
-        name = str(getattr(method, "value", method) or "quantised")
-        if settings.quantization in ("4bit", "8bit"):
-            log.warning("the model is already quantised (%s); --quantization is not applied again", name)
-        return place, name
-    chosen = choose_quantization(settings, device)
-    if chosen == "none":
-        return (place if device.type == "cuda" else {}), chosen
+def _from_pretrained(
+    folder: Path, config: PretrainedConfig, settings: Settings, plan: _Plan
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=plan.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            **plan.options(),
+        )
+    except loading_errors() as error:
+        raise loading_error(error, folder.name) from error
+    model, info = loaded
+    return model.eval(), info
+
+
+def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Plan:
+    device = choose_device(settings)
+    dtype = choose_dtype(settings, device)
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        quantization = choose_quantization(settings, device, _parameters(config, weights, dtype) * dtype.itemsize)
+        return _Plan(device, dtype, quantization, None)
+    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    name = str(getattr(method, "value", method) or "quantised")
+    if settings.quantization in ("4bit", "8bit"):
+        log.warning("the model is already quantised (%s); --quantization is not applied again", name)
+    return _Plan(device, dtype, "none", name)
+
+
+def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    quantization = (
-        BitsAndBytesConfig(load_in_8bit=True)
-        if chosen == "8bit"
-        else BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
-    return {**place, "quantization_config": quantization}, chosen
 
 
-def _check_size(
-    folder: Path, config: PretrainedConfig, quantization: str, dtype: torch.dtype, device: torch.device
-) -> None:
+def _parameters(config: PretrainedConfig, weights: Weights, dtype: torch.dtype) -> int:
+    if weights.parameters is not None:
+        return weights.parameters
+    width = getattr(getattr(config, "dtype", None), "itemsize", dtype.itemsize)
+    return int(weights.stored_bytes // width)
+
+
+def _needed_bytes(config: PretrainedConfig, weights: Weights, plan: _Plan) -> int:
+    """Memory for the weights alone."""
+    if plan.stored_as:
+        return weights.stored_bytes
+    width = QUANTIZED_WIDTH.get(plan.quantization, plan.dtype.itemsize)
+    return int(_parameters(config, weights, plan.dtype) * width)
+
+
+def _check_size(name: str, plan: _Plan, needed: int) -> None:
     """Refuse a model that cannot fit before minutes are spent on loading it."""
-    stored = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-    stored_width = int(getattr(getattr(config, "dtype", None), "itemsize", dtype.itemsize))
-    width = {"4bit": 0.6, "8bit": 1.1, "none": dtype.itemsize}.get(quantization, stored_width)
-    needed, free = int(stored * width / stored_width), free_bytes(device)
+    free = free_bytes(plan.device)
     if needed > free:
         raise ModelTooLarge(
-            f"{folder.name} needs about {needed / 1e9:.1f} GB for its weights, "
-            f"but {device} has {free / 1e9:.1f} GB free."
+            f"{name} needs about {needed / 1e9:.1f} GB for its weights, but {plan.device} has {free / 1e9:.1f} GB free."
         )
-
-
-@contextmanager
-def _progress_bars(on_progress: OnProgress) -> Iterator[None]:
-    """Hear of transformers' own progress bars while they run."""
-    from transformers.utils import logging as transformers_logging
-
-    def listening(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        bar = make(*args, **options)
-        total = options.get("total") or (len(args[0]) if args and hasattr(args[0], "__len__") else 0)
-        return _Listening(bar, total, on_progress) if total else bar
-
-    set_hook = getattr(transformers_logging, "set_tqdm_hook", None)
-    previous = set_hook(listening) if set_hook else None
-    try:
-        yield
-    finally:
-        if set_hook:
-            set_hook(previous)
-
-
-class _Listening:
-    """A progress bar that also tells how far it is."""
-
-    def __init__(self, bar: Any, total: int, on_progress: OnProgress) -> None:
-        self._bar, self._total, self._on_progress = bar, total, on_progress
-
-    def __iter__(self) -> Iterator[Any]:
-        told = 0
-        for count, item in enumerate(self._bar, start=1):
-            yield item
-            if (percent := 100 * count // self._total) > told:
-                told = percent
-                self._on_progress(count / self._total, f"loading weights, {percent} %")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bar, name)
-
-    def __enter__(self) -> _Listening:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-
-def _facts(model: PreTrainedModel, settings: Settings, device: str, quantization: str) -> ModelFacts:
-    eos: set[int] = set()
-    for source in (model.generation_config, model.config.get_text_config()):
-        ids = getattr(source, "eos_token_id", None)
-        eos |= {ids} if isinstance(ids, int) else set(ids or ())
-    return ModelFacts(
-        model_id=settings.model_id,
-        architecture=type(model).__name__,
-        context_length=context_length_of(model.config),
-        eos_token_ids=sorted(eos),
-        vocab_size=int(model.config.get_text_config().vocab_size),
-        device=device,
-        dtype=str(model.dtype).removeprefix("torch."),
-        quantization=quantization,
-        parameters=int(model.num_parameters()),
-        weight_bytes=int(model.get_memory_footprint()),
-    )
-
-
-def _loading_error(error: BaseException, folder: Path) -> ChatError:
-    """Why transformers could not load a folder, as one of our errors."""
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return ModelTooLarge(f"There is not enough memory to load {folder.name}: {_line(error)}")
-    if _needs_own_code(error):
-        return _own_code("model")
-    if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
-        return UnsupportedModel(
-            f"{folder.name}: {_line(error)}", hint="Update transformers, or pick a text-generation model."
-        )
-    if isinstance(error, ImportError):
-        return LoadError(f"{folder.name} needs a package that is not installed: {_line(error)}")
-    return BrokenModel(f"The files of {folder.name} cannot be loaded: {_line(error)}")
-
-
-def _needs_own_code(error: BaseException) -> bool:
-    return "trust_remote_code" in str(error)
-
-
-def _own_code(what: str) -> UnsupportedModel:
-    return UnsupportedModel(
-        f"This {what} comes with Python code of its own, which is not run unasked.",
-        hint="Read that code; if you trust it, start again with --trust-remote-code.",
-    )
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text, no longer than a person reads."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BrokenModel, LoadError, TokenizerMissing, UnsupportedModel
+from .load_errors import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
     # The tokenizers library raises bare Exceptions for a damaged file.
     except Exception as error:
         log.debug("the tokenizer cannot be read", exc_info=error)
-        raise BrokenModel(f"The tokenizer of {folder.name} cannot be read: {_line(error)}") from error
+        raise BrokenModel(f"The tokenizer of {folder.name} cannot be read: {first_line(error)}") from error
     if len(tokenizer) - len(set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
         raise BrokenModel(f"The tokenizer of {folder.name} is empty: its vocabulary file is missing or damaged.")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
@@ -102,12 +103,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BrokenModel(f"{path} cannot be read: {_line(error)}") from error
+        raise BrokenModel(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise BrokenModel(f"{path} holds no JSON object.")
     return content
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
