@@ -46,7 +46,10 @@ class Asked:
 
 
 class HubStandIn(ThreadingHTTPServer):
-    """`status` answers everything with that status; `cuts` says how often a file's body is cut in its middle."""
+    """`status` answers everything with that status, `out_of_order` the named files with 503.
+
+    `cuts` says how often a file's body is cut in its middle.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -56,6 +59,7 @@ class HubStandIn(ThreadingHTTPServer):
         self.models: dict[str, ModelOnHub] = {}
         self.tokens = {"hf_good": True}
         self.status: int | None = None
+        self.out_of_order: set[str] = set()
         self.cuts: dict[str, int] = {}
         self.asked: list[Asked] = []
 
@@ -120,6 +124,9 @@ class _Answer(BaseHTTPRequestHandler):
     def _file(self, model: ModelOnHub, name: str) -> None:
         if model.gated and self.server.tokens.get((self.headers.get("Authorization") or "")[7:]) is not True:
             self._refuse(403 if self.headers.get("Authorization") else 401, code="GatedRepo")
+            return
+        if name in self.server.out_of_order:
+            self._refuse(503)
             return
         content = model.files[name]
         headers = {"ETag": f'"{digest(content)}"', "X-Repo-Commit": model.commit, "Accept-Ranges": "bytes"}
