@@ -6,18 +6,27 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MambaConfig, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    MambaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from colab_llm_chat.errors import BrokenModel, LoadError, ModelTooLarge, TokenizerMissing, UnsupportedModel, UsageError
+from colab_llm_chat.errors import BrokenModel, ModelTooLarge, UnsupportedModel, UsageError
 from colab_llm_chat.models import facts, hardware, load
 from colab_llm_chat.models.facts import context_length_of
-from colab_llm_chat.models.load import LoadedModel, load_model, load_tokenizer
+from colab_llm_chat.models.load import LoadedModel, load_model
+from colab_llm_chat.models.load_errors import loading_error
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -184,8 +193,9 @@ def test_pickled_weights_load_only_without_code(broken: Path, tmp_path: Path) ->
     mark = tmp_path / "mark"
     with (broken / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"lm_head.weight": Attack(mark)}, file, protocol=2)
-    with pytest.raises(BrokenModel):
+    with pytest.raises(BrokenModel, match="holds code") as told:
         loaded(broken)
+    assert "safetensors" in told.value.hint
     assert not mark.exists()
 
 
@@ -214,40 +224,73 @@ def test_an_encoder_decoder_is_not_taken_for_a_causal_model(tmp_path: Path) -> N
         loaded(tmp_path)
 
 
-def test_a_tokenizer_without_padding_gets_its_end_of_text(llama: Path) -> None:
-    tokenizer = load_tokenizer(llama)
-    assert tokenizer.pad_token is not None
-    assert tokenizer.pad_token == tokenizer.eos_token
-
-
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
-    tiny_model("llama").save_pretrained(tmp_path)
-    with pytest.raises(TokenizerMissing):
-        load_tokenizer(tmp_path)
-
-
-def test_a_broken_tokenizer_is_told(broken: Path) -> None:
-    (broken / "tokenizer.json").write_text("{")
-    with pytest.raises(LoadError):
-        load_tokenizer(broken)
-
-
-def test_a_sentencepiece_tokenizer_of_the_older_japanese_models_loads(tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("吾輩は猫である。名前はまだ無い。\nどこで生れたかとんと見当がつかぬ。\n" * 50)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(tmp_path / "spiece"), vocab_size=32, byte_fallback=False,
-        pad_id=3, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
-    )  # fmt: skip
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "extra_ids": 0})
-    )
-    tiny_model("gpt_neox").save_pretrained(tmp_path)
-    tokenizer = load_tokenizer(tmp_path)
-    ids = tokenizer.encode("吾輩は猫である。", add_special_tokens=False)
-    assert tokenizer.decode(ids) == "吾輩は猫である。"
-
-
 def test_the_context_length_is_found_under_each_name() -> None:
     assert context_length_of(tiny_model("gpt2").config) == 256
     assert context_length_of(MambaConfig()) == facts.UNKNOWN_CONTEXT_LENGTH
+
+
+def test_yarn_stretches_the_context_length() -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "rope_theta": 10_000.0}
+    assert context_length_of(tiny_model("llama", rope_parameters=rope).config) == 1024
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
+    assert context_length_of(tiny_model("llama", rope_parameters=rope).config) == 256
+
+
+def test_end_of_text_comes_from_both_configs(broken: Path) -> None:
+    (broken / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 3]}))
+    assert loaded(broken).facts.eos_token_ids == [0, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "weights", "chosen"),
+    [(15e9, 14e9, 16e9, "4bit"), (15e9, 14e9, 3e9, "none"), (24e9, 23e9, 26e9, "4bit"), (40e9, 9e9, 16e9, "none")],
+)
+def test_auto_quantises_on_a_small_gpu_what_would_fill_it(
+    total: float, free: float, weights: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    settings = Settings(quantization="auto")
+    assert hardware.choose_quantization(settings, torch.device("cuda:0"), int(weights)) == chosen
+
+
+def test_half_a_weight_file_is_named(broken: Path) -> None:
+    break_weights(broken)
+    with pytest.raises(BrokenModel, match=r"model\.safetensors is not whole"):
+        loaded(broken)
+
+
+def test_wrong_shapes_are_told_without_talk_of_python_arguments(broken: Path) -> None:
+    change_a_size(broken)
+    with pytest.raises(BrokenModel, match=r"shapes that its config\.json asks for"):
+        loaded(broken)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "large"}, {"rope_parameters": {"rope_type": "none such"}}])
+def test_a_config_with_wrong_values_is_told(change: dict[str, Any], broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(BrokenModel):
+        loaded(broken)
+
+
+@pytest.mark.parametrize("config", [BertConfig, DistilBertConfig])
+def test_a_model_that_does_not_write_is_refused(config: Any, tmp_path: Path) -> None:
+    fields = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    AutoModelForMaskedLM.from_config(config(vocab_size=64, **fields)).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel):
+        loaded(tmp_path)
+
+
+def test_loading_is_silent(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    loaded(llama)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_no_memory_for_a_tensor_is_told_as_such() -> None:
+    with pytest.raises(RuntimeError) as failure:
+        torch.empty(2**58)
+    error = loading_error(failure.value, "model")
+    assert isinstance(error, ModelTooLarge)
+    assert "4bit" in error.hint
