@@ -109,15 +109,11 @@ def _compounds(lines: list[Line], count: int, rng: random.Random) -> list[Line]:
         first = rng.choice(plain)
         if first.language != last.language or first.situation in (last.situation, "other"):
             continue
-        text = _join(first.text, last.text, last.language, rng)
+        link = "" if last.text.startswith(("（", "(", "*")) else rng.choice(TURNS[last.language])
+        text = first.text.rstrip("。.…！!〜~♪？?" if link else "") + link + last.text
         group = f"{first.group}+{last.group}"
         made.append(Line(text, last.situation, last.mood, last.language, group, compound=True))
     return made
-
-
-def _join(first: str, last: str, language: str, rng: random.Random) -> str:
-    link = "" if last.startswith(("（", "(", "*")) else rng.choice(TURNS[language])
-    return first.rstrip("。.…！!〜~♪？?" if link else "") + link + last
 
 
 def _nonsense(rng: random.Random) -> Line:
@@ -183,16 +179,13 @@ def _exchange(line: Line, table: ReplyTable, rng: random.Random, *, kin: Kin | N
 def _recast(line: Line, kin: Kin, rng: random.Random) -> str:
     """Half the time pieces of lines of one situation, so that no template is learned by heart as a whole."""
     chance = rng.random()
-    if chance < 0.4 or line.compound:
+    if chance < 0.5 or line.compound:
         return line.text
-    if chance > 0.82:
-        first = rng.choice(kin[rng.choice(SITUATIONS[:-1]), line.language])
-        return _join(rng.choice([first.text, noise.crop(first.text, rng)]), line.text, line.language, rng)
     piece = noise.crop(line.text, rng)
-    if chance < 0.55:
+    if chance < 0.65:
         return piece
     other = rng.choice(kin[line.situation, line.language])
-    pieces = [piece, other.text if chance > 0.77 else noise.crop(other.text, rng)]
+    pieces = [piece, other.text if chance > 0.9 else noise.crop(other.text, rng)]
     rng.shuffle(pieces)
     return rng.choice([" ", "、", ""] if line.language == "ja" else [" ", ", "]).join(pieces)
 
