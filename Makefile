@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test format lint types pytest node screenshots readme catbot-train catbot-evaluate bench-clients clean
+.PHONY: help serve test format lint types pytest node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +45,9 @@ catbot-evaluate: $(VENV)/installed-test  ## form, variety and fit of the demo mo
 
 bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
 	$(BIN)/python -m benchmarks.clients
+
+bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear errors, and an answer within 10 s
+	$(BIN)/python -m benchmarks.killed_worker
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """100 clients streaming at once against a real server: every reply completes, memory stays flat.
 
-    python -m benchmarks.clients [--clients 100] [--rounds 5]
+    python -m benchmarks.clients [--clients 100] [--rounds 10]
 
 Prints a row a round and a verdict; exit status 1 when a bar fails.
 """
@@ -19,7 +19,8 @@ from threading import Barrier
 
 from benchmarks.server import Served, memory, served
 
-WARM_UP_ROUNDS = 2
+# The web process's threads and the allocator reach their full size over the first thousand requests.
+WARM_UP_ROUNDS = 10
 ALLOWED_GROWTH = 0.05
 LINES = ("おはよう！", "（顎を撫でる）", "Good night, kitty.", "お手", "ごはんだよ", "What is the capital of France?")
 
@@ -74,7 +75,7 @@ def main() -> int:
     """Exit status 1 when a client failed or memory grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     failures: list[str] = []
     sizes: list[tuple[float, float]] = []

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,12 @@ def served(*flags: str) -> Iterator[Served]:
                     break
             else:
                 raise RuntimeError(f"the server ended with code {process.wait()} before it was ready")
-            yield Served(port, process.pid, children(process.pid)[0])
+            yield Served(port, process.pid, psutil.Process(process.pid).children()[0].pid)
         finally:
             process.send_signal(2)
             process.wait(30)
 
 
-def children(pid: int) -> list[int]:
-    """Ids of a process's children (Linux)."""
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-
-
 def memory(pid: int) -> float:
-    """Resident memory of a process in MB (Linux)."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
+    """Resident memory of a process in MB."""
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
