@@ -15,9 +15,8 @@ log = logging.getLogger("colab_llm_chat")
 
 # Compute capability from which bf16 is native (Ampere). torch.cuda.is_bf16_supported() counts emulation on a T4.
 NATIVE_BF16 = (8, 0)
-ROOMY_GPU_BYTES = 24 * 2**30
-# What runs beside the weights (cache, intermediate results) as a share of them.
-HEADROOM = 1.2
+# A card sold with 24 GB reports a little over 22 GiB.
+ROOMY_GPU_BYTES = 22 * 2**30
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -42,11 +41,8 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else torch.float16
 
 
-def choose_quantization(settings: Settings, device: torch.device, weight_bytes: int) -> str:
-    """none, 8bit or 4bit. `auto` is 4bit on a GPU below 24 GB that `weight_bytes` would fill, else none.
-
-    Where the model fits, quantised weights are slower on such GPUs, not faster.
-    """
+def choose_quantization(settings: Settings, device: torch.device) -> str:
+    """none, 8bit or 4bit. `auto` is 4bit on a GPU with less than 24 GB, else none."""
     import torch
 
     if settings.quantization != "auto":
@@ -55,7 +51,7 @@ def choose_quantization(settings: Settings, device: torch.device, weight_bytes: 
         return settings.quantization
     if device.type == "cpu" or torch.cuda.get_device_properties(device).total_memory >= ROOMY_GPU_BYTES:
         return "none"
-    return "4bit" if weight_bytes * HEADROOM > free_bytes(device) else "none"
+    return "4bit"
 
 
 def free_bytes(device: torch.device) -> int:

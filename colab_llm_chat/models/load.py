@@ -129,8 +129,7 @@ def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Pl
     dtype = choose_dtype(settings, device)
     stored = getattr(config, "quantization_config", None)
     if stored is None:
-        quantization = choose_quantization(settings, device, _parameters(config, weights, dtype) * dtype.itemsize)
-        return _Plan(device, dtype, quantization, None)
+        return _Plan(device, dtype, choose_quantization(settings, device), None)
     method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
     name = str(getattr(method, "value", method) or "quantised")
     if settings.quantization in ("4bit", "8bit"):
