@@ -1,4 +1,4 @@
-"""A folder's tokenizer, or one clear error saying why not. Imports no torch where the folder has a tokenizer.json.
+"""A folder's tokenizer, or one clear error saying why not. Imports no torch, but transformers 5.15 does.
 
 transformers builds many tokenizers anew from a vocabulary by the rules of their named class. That loses what such a
 class does not know, and where the vocabulary is missing or broken it gives an empty tokenizer without a word.
