@@ -6,16 +6,11 @@ Standard output gets the link and the readiness line, standard error the rest.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from urllib.parse import quote
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
 from .chat import Chat
 from .errors import ChatError
-from .protocol.messages import Status
 from .settings import Settings
 from .web.app import ChatApp, create_app
 
@@ -48,24 +43,13 @@ def link(app: ChatApp) -> str:
 
 
 def _announce(chat: Chat, app: ChatApp, failure: list[ChatError]) -> None:
-    status = _watch_loading(chat)
+    with chat.changed:
+        chat.changed.wait_for(lambda: chat.status().state != "loading")
+    status = chat.status()
     if status.state == "ok":
         facts = chat.engine.status.facts
         where = f"{status.model_id} on {facts['device']} ({facts['dtype']})"
         print(f"Ready: {where} at {link(app)} (Ctrl+C ends it)", flush=True)
-    elif status.error is not None and app.bound_port is not None:
+    elif status.error is not None:
         failure.append(ChatError.from_dict(status.error))
         app.shutdown()
-
-
-def _watch_loading(chat: Chat) -> Status:
-    """Show progress until the model is there or has failed."""
-    console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=1.0)
-        while (status := chat.status()).state == "loading":
-            bar.update(task, completed=status.progress, description=status.detail)
-            with chat.changed:
-                chat.changed.wait(0.5)
-    return status
