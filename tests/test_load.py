@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import (
     MambaConfig,
     T5Config,
     T5ForConditionalGeneration,
+    dynamic_module_utils,
 )
 
 from colab_llm_chat.errors import BrokenModel, ModelTooLarge, UnsupportedModel, UsageError
@@ -208,6 +210,20 @@ def test_code_of_the_models_own_is_not_run_unasked(broken: Path, tmp_path: Path)
         loaded(broken)
     assert "--trust-remote-code" in told.value.hint
     assert not mark.exists()
+
+
+def test_code_of_the_models_own_runs_when_asked(broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (broken / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((broken / "config.json").read_text())
+    named = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    (broken / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": named}))
+    assert loaded(broken, trust_remote_code=True).facts.architecture == "Own"
 
 
 def test_an_unknown_architecture_says_to_update(broken: Path) -> None:
