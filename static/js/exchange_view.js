@@ -34,6 +34,7 @@ export class ExchangeView {
     if (reply.startsWith(shown)) this.#replyText.appendData(reply.slice(shown.length));
     else this.#replyText.data = reply;
     markLanguage(this.#parts.reply, reply);
+    this.element.dataset.status = this.#exchange.status;
     this.#parts.reply.hidden = false;
     this.#parts.waiting.hidden = true;
   }

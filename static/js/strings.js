@@ -142,7 +142,9 @@ export function chooseLanguage(languages) {
 
 // say("speed", {speed: 12.34}) fills the braces; numbers are written the way of the language.
 export function createSay(language) {
-  const numbers = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+  // A tenth is enough, but 0.04 s must not read as 0 s.
+  const digits = { maximumFractionDigits: 1, maximumSignificantDigits: 1, roundingPriority: "morePrecision" };
+  const numbers = new Intl.NumberFormat(language, digits);
   const written = (value) => (typeof value === "number" ? numbers.format(value) : String(value));
   return (name, values = {}) => STRINGS[language][name].replace(/\{(\w+)\}/g, (_, key) => written(values[key]));
 }

@@ -1,0 +1,465 @@
+"""The page in a real browser: over the demo model, and over scripted replies for what no model does on demand."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+from chat_services import ScriptedChat, reply_end, wait_until
+from playwright.sync_api import Browser, Locator, Page, expect
+from visitors import WAIT_MS, Visitors
+
+from benchmarks.server import served
+from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
+from colab_llm_chat.protocol.messages import Status
+from tests.browser import launched
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+LONG_REPLY = "The sea is wide and blue. " * 200
+LOADING = Status(state="loading", model_id="catbot", progress=0.4, detail="model.safetensors")
+READY = Status(state="ok", model_id="catbot", progress=1.0)
+LEAST_CONTRAST = """() => {
+  const channel = (value) => (value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const found = colour(getComputedStyle(at).backgroundColor);
+      if (found[3] !== 0) return found;
+    }
+  };
+  const words = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== "");
+  const shown = [...document.querySelectorAll("body *")].filter((one) => words(one) && one.checkVisibility());
+  return Math.min(...shown.map((one) => {
+    const pair = [light(colour(getComputedStyle(one).color)), light(ground(one))];
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+  }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT_MS)
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    with served() as server:
+        yield server.url
+
+
+@pytest.fixture
+def visitors(browser: Browser) -> Iterator[Visitors]:
+    """At the end of every test: no script error, no complaint of the browser, no other host asked."""
+    visitors = Visitors(browser)
+    yield visitors
+    visitors.close()
+    assert visitors.faults == []
+
+
+def send(page: Page, text: str) -> None:
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def exchange(page: Page, number: int = 1) -> Locator:
+    return page.locator("article.exchange").nth(number - 1)
+
+
+def expect_reply(page: Page, text: str | re.Pattern[str], *, number: int = 1, status: str = "finished") -> None:
+    expect(exchange(page, number)).to_have_attribute("data-status", status)
+    expect(exchange(page, number).locator(".reply")).to_have_text(text)
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.className"))
+
+
+def test_a_message_sent_by_enter_is_answered_by_the_demo_model(visitors: Visitors, demo: str) -> None:
+    page = visitors.open(demo)
+    with page.expect_response("**/chat") as answer:
+        send(page, "おはよう")
+    expect_reply(page, re.compile(r"\S"))
+    expect(page.locator(".usage")).to_have_text(re.compile(r"^[\d.,]+ tokens/s · [\d.,]+ s$"))
+    assert answer.value.headers["content-type"].startswith("text/event-stream")
+    expect(page.locator("#message")).to_have_value("")
+    expect(page.locator("#message")).to_be_focused()
+
+
+def test_the_second_message_brings_the_first_and_its_reply_along(visitors: Visitors, demo: str) -> None:
+    page = visitors.open(demo)
+    send(page, "（顎を撫でる）")
+    expect_reply(page, re.compile(r"\S"))
+    with page.expect_request("**/chat") as asked:
+        send(page, "お手")
+    expect_reply(page, re.compile(r"\S"), number=2)
+    body = asked.value.post_data_json
+    reply = exchange(page).locator(".reply").text_content()
+    assert [turn["content"] for turn in body["conversationHistory"]] == ["（顎を撫でる）", reply]
+    assert body["message"] == "お手"
+
+
+def test_an_example_starts_the_conversation_on_a_phone(visitors: Visitors, demo: str) -> None:
+    page = visitors.open(demo, **PHONE, locale="ja-JP")
+    page.get_by_role("button", name="おはよう").tap()
+    expect_reply(page, re.compile(r"\S"))
+    expect(page.locator(".usage")).to_contain_text("トークン/秒")
+    assert focused(page) != "message"
+
+
+def test_the_reply_is_shown_while_it_still_grows(visitors: Visitors) -> None:
+    gate = threading.Event()
+    page = visitors.open_chat(ScriptedChat(steps=["Hel", gate, "lo"]))
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    gate.set()
+    expect_reply(page, "Hello")
+
+
+def test_a_reply_is_text_and_never_markup(visitors: Visitors) -> None:
+    reply = "<img src=/nothing onerror=alert(1)> & <b>bold</b>"
+    page = visitors.open_chat(ScriptedChat(steps=[reply]))
+    send(page, "<i>Hi</i>")
+    expect_reply(page, reply)
+    expect(page.locator(".message")).to_have_text("<i>Hi</i>")
+
+
+def test_stop_keeps_what_came_and_continue_carries_it_on(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=["Hel", threading.Event(), "lo"])
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    page.click("#stop")
+    expect_reply(page, "Hel", status="cancelled")
+    expect(page.locator(".under")).to_contain_text("Stopped.")
+    wait_until(chat.replies[0].cancelled.is_set)
+    chat.steps = ["lo"]
+    page.get_by_role("button", name="Continue").click()
+    expect_reply(page, "Hello")
+    assert chat.requests[1].continue_final
+
+
+def test_a_new_chat_is_empty_and_remembers_nothing(visitors: Visitors) -> None:
+    chat = ScriptedChat()
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    page.click("#new-chat")
+    expect(page.locator("article.exchange")).to_have_count(0)
+    expect(page.locator("#greeting")).to_be_visible()
+    send(page, "Again")
+    expect_reply(page, "Hello")
+    assert [message.content for message in chat.requests[1].messages] == ["Again"]
+
+
+def test_a_new_chat_ends_the_running_reply(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=["Hel", threading.Event()])
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    page.click("#new-chat")
+    wait_until(chat.replies[0].cancelled.is_set)
+    expect(page.locator("article.exchange")).to_have_count(0)
+    expect(page.locator("#send")).to_be_visible()
+
+
+def test_enter_that_ends_a_composition_does_not_send(visitors: Visitors) -> None:
+    chat = ScriptedChat()
+    page = visitors.open_chat(chat, locale="ja-JP")
+    keyboard = page.context.new_cdp_session(page)
+    page.focus("#message")
+    keyboard.send("Input.imeSetComposition", {"text": "ねこ", "selectionStart": 2, "selectionEnd": 2})
+    enter = {"type": "rawKeyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+    keyboard.send("Input.dispatchKeyEvent", enter)
+    keyboard.send("Input.insertText", {"text": "猫"})
+    expect(page.locator("#message")).to_have_value("猫")
+    expect(page.locator("article.exchange")).to_have_count(0)
+    page.press("#message", "Enter")
+    expect_reply(page, "Hello")
+    assert [request.messages[-1].content for request in chat.requests] == ["猫"]
+
+
+def test_shift_enter_begins_a_line(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat())
+    page.locator("#message").press_sequentially("one")
+    page.press("#message", "Shift+Enter")
+    page.locator("#message").press_sequentially("two")
+    expect(page.locator("#message")).to_have_value("one\ntwo")
+    expect(page.locator("article.exchange")).to_have_count(0)
+
+
+def test_a_message_too_long_cannot_be_sent(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), settings={"max_message_characters": 10})
+    page.fill("#message", "more than ten characters")
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#count")).to_contain_text("24 of 10")
+    page.press("#message", "Enter")
+    expect(page.locator("#message")).to_have_value("more than ten characters")
+
+
+def test_a_refusal_is_shown_with_its_hint_and_a_retry_works(visitors: Visitors) -> None:
+    chat = ScriptedChat(refuses_with=QueueFull("Eight requests wait already.", retry_after=5))
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    failure = exchange(page).locator(".failure")
+    expect(failure).to_contain_text("The server is busy. Try again in 5 s.")
+    expect(failure.locator(".failure-hint")).to_be_visible()
+    chat.refuses_with = None
+    page.get_by_role("button", name="Try again").click()
+    expect_reply(page, "Hello")
+    expect(failure).to_be_hidden()
+
+
+def test_an_error_in_mid_reply_leaves_the_text_and_tells_what_to_do(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=["Hel", EngineFailed("The engine was ended.")])
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="failed")
+    expect(page.locator(".failure")).to_contain_text("The engine was ended.")
+    expect(page.locator(".failure-hint")).to_be_visible()
+    chat.steps = ["lo"]
+    page.get_by_role("button", name="Continue").click()
+    expect_reply(page, "Hello")
+
+
+def test_a_message_that_failed_can_be_edited(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(refuses_with=QueueFull("Full.")))
+    send(page, "Helo")
+    page.get_by_role("button", name="Edit message").click()
+    expect(page.locator("#message")).to_have_value("Helo")
+    expect(page.locator("#message")).to_be_focused()
+    expect(page.locator("article.exchange")).to_have_count(0)
+
+
+def test_a_connection_that_breaks_leaves_the_text_with_a_note(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=["Hel", threading.Event()])
+    page, relay = visitors.through_relay(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    relay.cut()
+    expect_reply(page, "Hel", status="failed")
+    expect(page.locator(".failure")).to_contain_text("The connection broke before the reply was complete.")
+    chat.steps = ["lo"]
+    page.get_by_role("button", name="Continue").click()
+    expect_reply(page, "Hello")
+
+
+def test_a_server_that_is_gone_is_told_in_place(visitors: Visitors) -> None:
+    page, relay = visitors.through_relay(ScriptedChat())
+    relay.go_away()
+    send(page, "Hi")
+    expect(exchange(page).locator(".failure")).to_contain_text("The server cannot be reached.")
+    expect(exchange(page).locator(".message")).to_have_text("Hi")
+
+
+def test_a_message_sent_while_the_model_loads_is_answered_once_it_is_there(visitors: Visitors) -> None:
+    loaded = threading.Event()
+    chat = ScriptedChat(steps=[loaded, "Hello"], state=LOADING)
+    page = visitors.open_chat(chat)
+    expect(page.locator("#notice")).to_contain_text("The model is loading.")
+    expect(page.get_by_role("progressbar")).to_have_attribute("value", "0.4")
+    send(page, "Hi")
+    expect(page.locator("#notice")).to_contain_text("Your message is waiting")
+    chat.state = READY
+    loaded.set()
+    expect_reply(page, "Hello")
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_model_that_could_not_be_loaded_is_told_at_once(visitors: Visitors) -> None:
+    gated = ModelGated("The model asks for its terms.")
+    state = Status(state="failed", model_id="a/b", detail=gated.message, error=gated.to_dict())
+    page = visitors.open_chat(ScriptedChat(state=state, refuses_with=gated))
+    expect(page.locator("#notice")).to_contain_text("The model has stopped.")
+    expect(page.locator("#notice")).to_contain_text("The model asks for its terms.")
+
+
+def test_messages_that_no_longer_fit_are_marked(visitors: Visitors) -> None:
+    chat = ScriptedChat()
+    page = visitors.open_chat(chat)
+    send(page, "One")
+    expect_reply(page, "Hello")
+    chat.end = reply_end(dropped_messages=2)
+    send(page, "Two")
+    expect_reply(page, "Hello", number=2)
+    expect(page.locator("#dropped-note")).to_contain_text("no longer sees the 2 messages above")
+    expect(exchange(page)).to_contain_class("dropped-reply")
+
+
+def test_a_reply_is_copied(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), permissions=["clipboard-read", "clipboard-write"])
+    send(page, "Hi")
+    page.get_by_role("button", name="Copy reply").click()
+    expect(page.locator(".copied")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "Hello"
+
+
+def test_the_page_keeps_to_the_newest_text_until_the_reader_scrolls_up(visitors: Visitors) -> None:
+    gate = threading.Event()
+    page = visitors.open_chat(ScriptedChat(steps=[LONG_REPLY, gate, LONG_REPLY + "The end."]))
+    send(page, "Hi")
+    expect_reply(page, LONG_REPLY.strip(), status="streaming")
+    page.hover("#scroller")
+    page.mouse.wheel(0, -300)
+    expect(page.locator("#jump")).to_be_visible()
+    gate.set()
+    expect_reply(page, re.compile("The end.$"))
+    expect(page.locator(".under")).not_to_be_in_viewport()
+    page.click("#jump")
+    expect(page.locator(".under")).to_be_in_viewport()
+    expect(page.locator("#jump")).to_be_hidden()
+
+
+def test_without_the_key_the_page_asks_for_it(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), settings={"access_key": "sesame"})
+    expect(page.locator("#access-key")).to_be_focused()
+    page.get_by_role("button", name="Open the chat").click()
+    expect(page.get_by_role("alert")).to_have_text("Enter the access key first.")
+    page.fill("#access-key", "barley")
+    page.press("#access-key", "Enter")
+    expect(page.get_by_role("alert")).to_contain_text("This key does not fit.")
+    page.fill("#access-key", "sesame")
+    page.press("#access-key", "Enter")
+    expect(page.locator("#sign-in")).to_be_hidden()
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+
+
+def test_a_message_refused_for_want_of_the_key_is_not_lost(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), path="/#key=sesame", settings={"access_key": "sesame"})
+    expect(page.locator("#sign-in")).to_be_hidden()
+    send(page, "First")
+    expect_reply(page, "Hello")
+    page.context.clear_cookies()
+    send(page, "Hi")
+    expect(page.locator("#sign-in")).to_be_visible()
+    page.fill("#access-key", "sesame")
+    page.press("#access-key", "Enter")
+    expect(page.locator("#message")).to_have_value("Hi")
+    expect(page.locator("#message")).to_be_focused()
+    page.press("#message", "Enter")
+    expect_reply(page, "Hello", number=2)
+
+
+def test_the_key_leaves_the_address_and_becomes_a_cookie(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), path="/#key=sesame", settings={"access_key": "sesame"})
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    assert "sesame" not in page.url
+    assert "#" not in page.url
+    (cookie,) = page.context.cookies()
+    assert cookie["httpOnly"]
+    assert "sesame" not in cookie["value"]
+    page.reload()
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
+
+
+def test_a_wrong_key_in_the_address_is_told(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), path="/#key=barley", settings={"access_key": "sesame"})
+    expect(page.get_by_role("alert")).to_contain_text("This key does not fit.")
+    assert "barley" not in page.url
+
+
+@pytest.mark.parametrize(
+    ("locale", "language", "hint"),
+    [("ja-JP", "ja", "メッセージを入力"), ("en-GB", "en", "Write a message"), ("fr-FR", "en", "Write a message")],
+)
+def test_the_page_speaks_the_browsers_language(visitors: Visitors, locale: str, language: str, hint: str) -> None:
+    page = visitors.open_chat(ScriptedChat(), locale=locale)
+    expect(page.locator("html")).to_have_attribute("lang", language)
+    expect(page.locator("#message")).to_have_attribute("placeholder", hint)
+    expect(page.locator(".privacy")).to_contain_text("catbot")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_on_a_phone_nothing_is_cut_off_or_needs_sideways_scrolling(visitors: Visitors, width: int) -> None:
+    state = Status(state="ok", model_id="somebody/a-model-whose-name-is-very-long-indeed-7b-instruct")
+    chat = ScriptedChat(steps=["x" * 300, LONG_REPLY], state=state, end=reply_end("length"))
+    page = visitors.open_chat(chat, **{**PHONE, "viewport": {"width": width, "height": 700}}, locale="ja-JP")
+    send(page, "y" * 300)
+    expect_reply(page, re.compile("^x{300}The sea"))
+    widths = "[document.documentElement, scroller].map((one) => one.scrollWidth)"
+    assert page.evaluate(widths) == [width, width]
+    for part in ("#message", "#send", "#new-chat", ".privacy", ".under"):
+        expect(page.locator(part)).to_be_in_viewport(ratio=1)
+
+
+def test_the_keyboard_alone_is_enough(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=["Hel", threading.Event()])
+    page = visitors.open_chat(chat)
+    expect(page.locator("#message")).to_be_focused()
+    page.keyboard.type("Hi")
+    page.keyboard.press("Enter")
+    expect_reply(page, "Hel", status="streaming")
+    page.keyboard.press("Escape")
+    expect_reply(page, "Hel", status="cancelled")
+    order = []
+    for _ in range(5):
+        page.keyboard.press("Shift+Tab")
+        order.append(focused(page))
+    assert order == ["quiet-button", "icon-button", "scroller", "new-chat", "skip"]
+    page.keyboard.press("Enter")
+    expect(page.locator("#message")).to_be_focused()
+    page.keyboard.type("More")
+    page.keyboard.press("Tab")
+    assert focused(page) == "send"
+
+
+def expect_names(page: Page) -> None:
+    controls = page.locator("a, button, input, textarea, progress, [tabindex]").filter(visible=True).all()
+    assert len(controls) >= 4
+    for control in controls:
+        expect(control).to_have_accessible_name(re.compile(r"\S"))
+
+
+def test_every_control_has_a_name(visitors: Visitors) -> None:
+    chat = ScriptedChat(state=LOADING, end=reply_end("length"))
+    page = visitors.open_chat(chat)
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect_names(page)
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    chat.steps = [threading.Event()]
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#stop")).to_be_visible()
+    expect_names(page)
+
+
+def test_every_control_of_the_sign_in_form_has_a_name(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(), settings={"access_key": "sesame"}, locale="ja-JP")
+    expect(page.get_by_role("textbox", name="アクセスキー")).to_be_focused()
+    expect_names(page)
+
+
+def test_a_screen_reader_hears_a_reply_once_and_whole(visitors: Visitors) -> None:
+    gate = threading.Event()
+    page = visitors.open_chat(ScriptedChat(steps=["Hel", gate, "lo"]))
+    expect(page.get_by_role("log", name="Conversation")).to_have_attribute("aria-live", "off")
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    expect(page.locator("#announcer")).to_have_text("Waiting for the reply")
+    gate.set()
+    expect(page.locator("#announcer")).to_have_text("Hello")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_all_text_stands_out_from_its_ground(visitors: Visitors, colours: str) -> None:
+    chat = ScriptedChat(end=reply_end("length"))
+    page = visitors.open_chat(chat, color_scheme=colours)
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    chat.end, chat.state = reply_end(dropped_messages=2), LOADING
+    send(page, "Two")
+    expect_reply(page, "Hello", number=2)
+    chat.refuses_with = EngineFailed("The engine was ended.")
+    send(page, "Three")
+    expect(page.locator(".failure:visible")).to_be_visible()
+    brightness = sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))))
+    assert (brightness < 150) is (colours == "dark")
+    assert page.evaluate(LEAST_CONTRAST) >= 4.5
