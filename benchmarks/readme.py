@@ -1,0 +1,59 @@
+"""Write the tables of both READMEs that derive from the code: settings and errors.
+
+    python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from colab_llm_chat.errors import ChatError, UsageError
+from colab_llm_chat.settings import markdown_table
+
+ROOT = Path(__file__).parents[1]
+READMES = (ROOT / "README.md", ROOT / "README.ja.md")
+
+
+def main() -> int:
+    """Rewrite what has changed."""
+    for readme in READMES:
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(with_tables(text), encoding="utf-8")
+    return 0
+
+
+def with_tables(text: str) -> str:
+    """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` written anew."""
+    for name, table in {"settings": markdown_table(), "errors": errors_table()}.items():
+        head, begin, tail = text.partition(f"<!-- {name} -->")
+        _, end, tail = tail.partition(f"<!-- /{name} -->")
+        if not (begin and end):
+            raise ValueError(f"the markers <!-- {name} --> and <!-- /{name} --> are missing")
+        text = f"{head}{begin}\n{table}\n{end}{tail}"
+    return text
+
+
+def errors_table() -> str:
+    """Every error that a request can get, by status; most have hints of their own beside the usual one."""
+    kinds = sorted(_served_errors(ChatError), key=lambda kind: (kind.status, kind.code))
+    rows = [f"| {kind.status} | `{kind.code}` | {_as_code(kind.default_hint)} |" for kind in kinds]
+    return "\n".join(["| status | code | usual hint |", "| --- | --- | --- |", *rows])
+
+
+def _served_errors(kind: type[ChatError]) -> Iterator[type[ChatError]]:
+    if kind is not UsageError:
+        yield kind
+        for narrower in kind.__subclasses__():
+            yield from _served_errors(narrower)
+
+
+def _as_code(hint: str) -> str:
+    """Flags as code, so that no renderer joins their dashes."""
+    return re.sub(r"(?<!\S)(--[a-z-]+(?: 4bit| 8bit)?)", r"`\1`", hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
