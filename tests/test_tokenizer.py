@@ -149,6 +149,13 @@ def test_a_damaged_tokenizer_json_is_told(content: str, tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_a_model_in_the_hubs_cache_is_called_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "models--cats--small-cat" / "snapshots" / "0123abcd"
+    folder.mkdir(parents=True)
+    with pytest.raises(TokenizerMissing, match="cats/small-cat"):
+        load_tokenizer(folder)
+
+
 def test_code_of_its_own_is_not_run_unasked(tmp_path: Path) -> None:
     write(tmp_path, "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Own", None]}})
     write(tmp_path, "own.py", f"open({str(tmp_path / 'ran')!r}, 'w')")

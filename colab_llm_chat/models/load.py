@@ -15,7 +15,7 @@ from ..settings import Settings
 from .bars import OnProgress, loading_bars
 from .facts import ModelFacts, facts_of
 from .hardware import choose_device, choose_dtype, choose_quantization, free_bytes
-from .load_errors import loading_error, loading_errors
+from .load_errors import loading_error, loading_errors, shown
 from .tokenizer import load_tokenizer
 from .weights import Weights, inspect_weights
 
@@ -70,14 +70,14 @@ def load_model(
     config = _load_config(folder, settings)
     weights = inspect_weights(folder)
     plan = _plan(config, weights, settings)
-    _check_size(folder.name, plan, _needed_bytes(config, weights, plan))
+    _check_size(shown(folder), plan, _needed_bytes(config, weights, plan))
     with loading_bars(on_progress):
         model, info = _from_pretrained(folder, config, settings, plan)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise BrokenModel(f"{folder.name} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
+        raise BrokenModel(f"{shown(folder)} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
     if info["unexpected_keys"]:
-        log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), folder.name)
+        log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), shown(folder))
     quantization = plan.stored_as or plan.quantization
     return LoadedModel(model, facts_of(model, model_id=settings.model_id, quantization=quantization))
 
@@ -86,20 +86,20 @@ def _load_config(folder: Path, settings: Settings) -> PretrainedConfig:
     from transformers import AutoConfig
 
     if not (folder / "config.json").exists():
-        raise BrokenModel(f"{folder.name} holds no config.json.")
+        raise BrokenModel(f"{shown(folder)} holds no config.json.")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             str(folder), trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
     except loading_errors() as error:
-        raise loading_error(error, folder.name) from error
+        raise loading_error(error, shown(folder)) from error
     if config.is_encoder_decoder:
         raise UnsupportedModel(
             f"{config.model_type} is an encoder-decoder model; only causal language models run here."
         )
     named = config.architectures or []
     if named and all(name.endswith(READING_ONLY) for name in named):
-        raise UnsupportedModel(f"{folder.name} is a {named[0]}: it reads text and does not write any.")
+        raise UnsupportedModel(f"{shown(folder)} is a {named[0]}: it reads text and does not write any.")
     return config
 
 
@@ -119,7 +119,7 @@ def _from_pretrained(
             **plan.options(),
         )
     except loading_errors() as error:
-        raise loading_error(error, folder.name) from error
+        raise loading_error(error, shown(folder)) from error
     model, info = loaded
     return model.eval(), info
 

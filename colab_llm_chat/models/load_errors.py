@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from pickle import UnpicklingError
 
 from ..errors import BrokenModel, ChatError, LoadError, ModelTooLarge, UnsupportedModel
@@ -58,3 +59,10 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, no longer than a person reads."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
+
+
+def shown(folder: Path) -> str:
+    """A model's name for people: OWNER/NAME where the folder is a commit in the Hub client's cache, else its own."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BrokenModel, LoadError, TokenizerMissing, UnsupportedModel
-from .load_errors import first_line
+from .load_errors import first_line, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +39,9 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
     # The tokenizers library raises bare Exceptions for a damaged file.
     except Exception as error:
         log.debug("the tokenizer cannot be read", exc_info=error)
-        raise BrokenModel(f"The tokenizer of {folder.name} cannot be read: {first_line(error)}") from error
+        raise BrokenModel(f"The tokenizer of {shown(folder)} cannot be read: {first_line(error)}") from error
     if len(tokenizer) - len(set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
-        raise BrokenModel(f"The tokenizer of {folder.name} is empty: its vocabulary file is missing or damaged.")
+        raise BrokenModel(f"The tokenizer of {shown(folder)} is empty: its vocabulary file is missing or damaged.")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -56,11 +56,11 @@ def _load(folder: Path, options: dict[str, Any], trust_remote_code: bool) -> Pre
         return _serialized(folder)
     if own_code:
         raise UnsupportedModel(
-            f"The tokenizer of {folder.name} comes with Python code of its own, which is not run unasked.",
+            f"The tokenizer of {shown(folder)} comes with Python code of its own, which is not run unasked.",
             hint="Read that code; if you trust it, start again with --trust-remote-code.",
         )
     if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
-        raise TokenizerMissing(f"{folder.name} holds no tokenizer: neither {SERIALIZED} nor a vocabulary.")
+        raise TokenizerMissing(f"{shown(folder)} holds no tokenizer: neither {SERIALIZED} nor a vocabulary.")
     pieces = sorted(folder.glob("*.model"))
     if pieces and options.get("tokenizer_class") == "T5Tokenizer":
         return _from_pieces(folder, pieces[0], options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BrokenModel
+from .load_errors import shown
 
 # Single file, then index of shards: the order in which transformers looks.
 CHECKPOINTS = (
@@ -36,7 +37,7 @@ def inspect_weights(folder: Path) -> Weights:
     files = _files(folder)
     for path in files:
         if not path.is_file():
-            raise BrokenModel(f"{folder.name} lacks {path.name}, which its index names.")
+            raise BrokenModel(f"{shown(folder)} lacks {path.name}, which its index names.")
     counts = [_parameters(path) if path.suffix == ".safetensors" else None for path in files]
     known = [count for count in counts if count is not None]
     return Weights(
@@ -52,7 +53,7 @@ def _files(folder: Path) -> list[Path]:
         if (folder / index).is_file():
             return _shards(folder / index)
     first = ", ".join(single for single, _ in CHECKPOINTS)
-    raise BrokenModel(f"{folder.name} holds no weights: none of {first} or their indices.")
+    raise BrokenModel(f"{shown(folder)} holds no weights: none of {first} or their indices.")
 
 
 def _shards(index: Path) -> list[Path]:
