@@ -1,6 +1,6 @@
 """Write the tables of both READMEs that derive from the code: settings and errors.
 
-    python -m benchmarks.readme
+python -m benchmarks.readme
 """
 
 from __future__ import annotations
