@@ -35,7 +35,7 @@ class Picture:
 
 
 PICTURES = (
-    Picture("page.png", ("Good morning!", "（顎を撫でる）", "Give me your paw", "おやつを食べる？")),
+    Picture("page.png", ("Good morning!", "（顎を撫でる）", "おやつを食べる？")),
     Picture("page-phone.png", ("おはよう", "（顎を撫でる）", "お手"), size=(390, 844), locale="ja-JP", touch=True),
     Picture("page-dark.png", ("ただいま！", "（顎を撫でる）", "Good night, kitty."), locale="ja-JP", colours="dark"),
 )

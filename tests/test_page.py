@@ -214,6 +214,13 @@ def test_a_refusal_is_shown_with_its_hint_and_a_retry_works(visitors: Visitors) 
     expect(failure).to_be_hidden()
 
 
+def test_a_refusal_is_worded_in_japanese_for_japanese(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(refuses_with=QueueFull("Full.", retry_after=5)), locale="ja-JP")
+    send(page, "ねえ")
+    expect(page.locator(".failure")).to_contain_text("サーバーが混み合っています。5 秒後に")
+    expect(page.locator(".failure-hint")).to_contain_text("数秒待ってから")
+
+
 def test_an_error_in_mid_reply_leaves_the_text_and_tells_what_to_do(visitors: Visitors) -> None:
     chat = ScriptedChat(steps=["Hel", EngineFailed("The engine was ended.")])
     page = visitors.open_chat(chat)

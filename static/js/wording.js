@@ -11,13 +11,25 @@ const PLAIN = {
   unexpected: "failureUnexpected",
 };
 
+// The server's hints are English and meant for scripts too; where a person can do something here, the page says it.
+const HINTS = {
+  rate_limit_exceeded: "hintBusy",
+  model_loading: "hintLoading",
+  engine_failed: "hintFault",
+  generation_failed: "hintFault",
+  internal_error: "hintFault",
+  out_of_memory: "hintMemory",
+  context_length_exceeded: "hintTooLong",
+  body_too_large: "hintTooLong",
+};
+
 // {title, detail, hint}: our own sentence, what the server said, and what to do next.
 export function wordFailure(failure, hasReply, say) {
   const kind = failure.kind in PLAIN ? failure.kind : "server";
   return {
     title: wordTitle(failure, kind, say),
     detail: kind === "server" ? failure.message : "",
-    hint: failure.hint || wordHint(kind, hasReply, say),
+    hint: wordHint(failure, kind, hasReply, say),
   };
 }
 
@@ -28,7 +40,9 @@ function wordTitle(failure, kind, say) {
   return say(PLAIN[kind], { status: failure.status });
 }
 
-function wordHint(kind, hasReply, say) {
+function wordHint(failure, kind, hasReply, say) {
+  if (Object.hasOwn(HINTS, failure.code ?? "")) return say(HINTS[failure.code]);
+  if (failure.hint) return failure.hint;
   if (kind === "network") return say("failureNetworkHint");
   if (kind === "unexpected") return say("failureUnexpectedHint");
   if ((kind === "broken" || kind === "silent") && hasReply) return say("failureBrokenHint");

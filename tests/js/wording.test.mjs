@@ -15,6 +15,12 @@ test("a server's error shows its own words and its hint", () => {
   });
 });
 
+test("where a person can do something here, the hint is in the page's language", () => {
+  const failure = new Failure("server", { code: "out_of_memory", hint: "Lower max_new_tokens." });
+  assert.match(wordFailure(failure, false, createSay("ja")).hint, /短くする/);
+  assert.match(wordFailure(failure, false, say).hint, /^Shorten the message/);
+});
+
 test("a busy server tells how long to wait, if it is known", () => {
   assert.match(wordFailure(new Failure("busy", { retryAfter: 7 }), false, say).title, /in 7 s/);
   assert.equal(wordFailure(new Failure("busy"), false, say).title, "The server is busy.");
