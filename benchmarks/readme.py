@@ -1,7 +1,4 @@
-"""Write the tables of both READMEs that derive from the code: settings and errors.
-
-python -m benchmarks.readme
-"""
+"""`python -m benchmarks.readme` writes the tables of both READMEs that derive from the code: settings and errors."""
 
 from __future__ import annotations
 

