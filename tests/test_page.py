@@ -8,75 +8,33 @@ from collections.abc import Iterator
 
 import pytest
 from chat_services import ScriptedChat, reply_end, wait_until
-from playwright.sync_api import Browser, Locator, Page, expect
-from visitors import WAIT_MS, Visitors
+from playwright.sync_api import Browser, expect
+from visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
 
 from benchmarks.server import served
 from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
 from colab_llm_chat.protocol.messages import Status
 from tests.browser import launched
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-LONG_REPLY = "The sea is wide and blue. " * 200
-LOADING = Status(state="loading", model_id="catbot", progress=0.4, detail="model.safetensors")
 READY = Status(state="ok", model_id="catbot", progress=1.0)
-LEAST_CONTRAST = """() => {
-  const channel = (value) => (value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);
-  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const colour = (text) => text.match(/[\\d.]+/g).map(Number);
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const found = colour(getComputedStyle(at).backgroundColor);
-      if (found[3] !== 0) return found;
-    }
-  };
-  const words = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== "");
-  const shown = [...document.querySelectorAll("body *")].filter((one) => words(one) && one.checkVisibility());
-  return Math.min(...shown.map((one) => {
-    const pair = [light(colour(getComputedStyle(one).color)), light(ground(one))];
-    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-  }));
-}"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=WAIT_MS)
     with launched() as browser:
         yield browser
+
+
+@pytest.fixture
+def visitors(browser: Browser) -> Iterator[Visitors]:
+    with visiting(browser) as visitors:
+        yield visitors
 
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
     with served() as server:
         yield server.url
-
-
-@pytest.fixture
-def visitors(browser: Browser) -> Iterator[Visitors]:
-    """At the end of every test: no script error, no complaint of the browser, no other host asked."""
-    visitors = Visitors(browser)
-    yield visitors
-    visitors.close()
-    assert visitors.faults == []
-
-
-def send(page: Page, text: str) -> None:
-    page.fill("#message", text)
-    page.press("#message", "Enter")
-
-
-def exchange(page: Page, number: int = 1) -> Locator:
-    return page.locator("article.exchange").nth(number - 1)
-
-
-def expect_reply(page: Page, text: str | re.Pattern[str], *, number: int = 1, status: str = "finished") -> None:
-    expect(exchange(page, number)).to_have_attribute("data-status", status)
-    expect(exchange(page, number).locator(".reply")).to_have_text(text)
-
-
-def focused(page: Page) -> str:
-    return str(page.evaluate("document.activeElement.id || document.activeElement.className"))
 
 
 def test_a_message_sent_by_enter_is_answered_by_the_demo_model(visitors: Visitors, demo: str) -> None:
@@ -97,7 +55,7 @@ def test_the_second_message_brings_the_first_and_its_reply_along(visitors: Visit
     with page.expect_request("**/chat") as asked:
         send(page, "お手")
     expect_reply(page, re.compile(r"\S"), number=2)
-    body = asked.value.post_data_json
+    body = asked.value.post_data_json or {}
     reply = exchange(page).locator(".reply").text_content()
     assert [turn["content"] for turn in body["conversationHistory"]] == ["（顎を撫でる）", reply]
     assert body["message"] == "お手"
@@ -319,154 +277,3 @@ def test_the_page_keeps_to_the_newest_text_until_the_reader_scrolls_up(visitors:
     page.click("#jump")
     expect(page.locator(".under")).to_be_in_viewport()
     expect(page.locator("#jump")).to_be_hidden()
-
-
-def test_without_the_key_the_page_asks_for_it(visitors: Visitors) -> None:
-    page = visitors.open_chat(ScriptedChat(), settings={"access_key": "sesame"})
-    expect(page.locator("#access-key")).to_be_focused()
-    page.get_by_role("button", name="Open the chat").click()
-    expect(page.get_by_role("alert")).to_have_text("Enter the access key first.")
-    page.fill("#access-key", "barley")
-    page.press("#access-key", "Enter")
-    expect(page.get_by_role("alert")).to_contain_text("This key does not fit.")
-    page.fill("#access-key", "sesame")
-    page.press("#access-key", "Enter")
-    expect(page.locator("#sign-in")).to_be_hidden()
-    send(page, "Hi")
-    expect_reply(page, "Hello")
-
-
-def test_a_message_refused_for_want_of_the_key_is_not_lost(visitors: Visitors) -> None:
-    page = visitors.open_chat(ScriptedChat(), path="/#key=sesame", settings={"access_key": "sesame"})
-    expect(page.locator("#sign-in")).to_be_hidden()
-    send(page, "First")
-    expect_reply(page, "Hello")
-    page.context.clear_cookies()
-    send(page, "Hi")
-    expect(page.locator("#sign-in")).to_be_visible()
-    page.fill("#access-key", "sesame")
-    page.press("#access-key", "Enter")
-    expect(page.locator("#message")).to_have_value("Hi")
-    expect(page.locator("#message")).to_be_focused()
-    page.press("#message", "Enter")
-    expect_reply(page, "Hello", number=2)
-
-
-def test_the_key_leaves_the_address_and_becomes_a_cookie(visitors: Visitors) -> None:
-    page = visitors.open_chat(ScriptedChat(), path="/#key=sesame", settings={"access_key": "sesame"})
-    send(page, "Hi")
-    expect_reply(page, "Hello")
-    assert "sesame" not in page.url
-    assert "#" not in page.url
-    (cookie,) = page.context.cookies()
-    assert cookie["httpOnly"]
-    assert "sesame" not in cookie["value"]
-    page.reload()
-    send(page, "Hi")
-    expect_reply(page, "Hello")
-    assert page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
-
-
-def test_a_wrong_key_in_the_address_is_told(visitors: Visitors) -> None:
-    page = visitors.open_chat(ScriptedChat(), path="/#key=barley", settings={"access_key": "sesame"})
-    expect(page.get_by_role("alert")).to_contain_text("This key does not fit.")
-    assert "barley" not in page.url
-
-
-@pytest.mark.parametrize(
-    ("locale", "language", "hint"),
-    [("ja-JP", "ja", "メッセージを入力"), ("en-GB", "en", "Write a message"), ("fr-FR", "en", "Write a message")],
-)
-def test_the_page_speaks_the_browsers_language(visitors: Visitors, locale: str, language: str, hint: str) -> None:
-    page = visitors.open_chat(ScriptedChat(), locale=locale)
-    expect(page.locator("html")).to_have_attribute("lang", language)
-    expect(page.locator("#message")).to_have_attribute("placeholder", hint)
-    expect(page.locator(".privacy")).to_contain_text("catbot")
-
-
-@pytest.mark.parametrize("width", [320, 390])
-def test_on_a_phone_nothing_is_cut_off_or_needs_sideways_scrolling(visitors: Visitors, width: int) -> None:
-    state = Status(state="ok", model_id="somebody/a-model-whose-name-is-very-long-indeed-7b-instruct")
-    chat = ScriptedChat(steps=["x" * 300, LONG_REPLY], state=state, end=reply_end("length"))
-    page = visitors.open_chat(chat, **{**PHONE, "viewport": {"width": width, "height": 700}}, locale="ja-JP")
-    send(page, "y" * 300)
-    expect_reply(page, re.compile("^x{300}The sea"))
-    widths = "[document.documentElement, scroller].map((one) => one.scrollWidth)"
-    assert page.evaluate(widths) == [width, width]
-    for part in ("#message", "#send", "#new-chat", ".privacy", ".under"):
-        expect(page.locator(part)).to_be_in_viewport(ratio=1)
-
-
-def test_the_keyboard_alone_is_enough(visitors: Visitors) -> None:
-    chat = ScriptedChat(steps=["Hel", threading.Event()])
-    page = visitors.open_chat(chat)
-    expect(page.locator("#message")).to_be_focused()
-    page.keyboard.type("Hi")
-    page.keyboard.press("Enter")
-    expect_reply(page, "Hel", status="streaming")
-    page.keyboard.press("Escape")
-    expect_reply(page, "Hel", status="cancelled")
-    order = []
-    for _ in range(5):
-        page.keyboard.press("Shift+Tab")
-        order.append(focused(page))
-    assert order == ["quiet-button", "icon-button", "scroller", "new-chat", "skip"]
-    page.keyboard.press("Enter")
-    expect(page.locator("#message")).to_be_focused()
-    page.keyboard.type("More")
-    page.keyboard.press("Tab")
-    assert focused(page) == "send"
-
-
-def expect_names(page: Page) -> None:
-    controls = page.locator("a, button, input, textarea, progress, [tabindex]").filter(visible=True).all()
-    assert len(controls) >= 4
-    for control in controls:
-        expect(control).to_have_accessible_name(re.compile(r"\S"))
-
-
-def test_every_control_has_a_name(visitors: Visitors) -> None:
-    chat = ScriptedChat(state=LOADING, end=reply_end("length"))
-    page = visitors.open_chat(chat)
-    expect(page.get_by_role("progressbar")).to_be_visible()
-    expect_names(page)
-    send(page, "Hi")
-    expect_reply(page, "Hello")
-    chat.steps = [threading.Event()]
-    page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#stop")).to_be_visible()
-    expect_names(page)
-
-
-def test_every_control_of_the_sign_in_form_has_a_name(visitors: Visitors) -> None:
-    page = visitors.open_chat(ScriptedChat(), settings={"access_key": "sesame"}, locale="ja-JP")
-    expect(page.get_by_role("textbox", name="アクセスキー")).to_be_focused()
-    expect_names(page)
-
-
-def test_a_screen_reader_hears_a_reply_once_and_whole(visitors: Visitors) -> None:
-    gate = threading.Event()
-    page = visitors.open_chat(ScriptedChat(steps=["Hel", gate, "lo"]))
-    expect(page.get_by_role("log", name="Conversation")).to_have_attribute("aria-live", "off")
-    send(page, "Hi")
-    expect_reply(page, "Hel", status="streaming")
-    expect(page.locator("#announcer")).to_have_text("Waiting for the reply")
-    gate.set()
-    expect(page.locator("#announcer")).to_have_text("Hello")
-
-
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_all_text_stands_out_from_its_ground(visitors: Visitors, colours: str) -> None:
-    chat = ScriptedChat(end=reply_end("length"))
-    page = visitors.open_chat(chat, color_scheme=colours)
-    send(page, "Hi")
-    expect_reply(page, "Hello")
-    chat.end, chat.state = reply_end(dropped_messages=2), LOADING
-    send(page, "Two")
-    expect_reply(page, "Hello", number=2)
-    chat.refuses_with = EngineFailed("The engine was ended.")
-    send(page, "Three")
-    expect(page.locator(".failure:visible")).to_be_visible()
-    brightness = sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))))
-    assert (brightness < 150) is (colours == "dark")
-    assert page.evaluate(LEAST_CONTRAST) >= 4.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import socketserver
 import threading
@@ -12,14 +13,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chat_services import ScriptedChat, serving
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, Response, expect
 
+from colab_llm_chat.protocol.messages import Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 
 WAIT_MS = 30_000
 # Only these may answer with an error status: the page tells of it in its own words.
 MAY_FAIL = frozenset({"/chat", "/health", "/session"})
+
+
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+LONG_REPLY = "The sea is wide and blue. " * 200
+LOADING = Status(state="loading", model_id="catbot", progress=0.4, detail="model.safetensors")
 
 
 @dataclass
@@ -141,3 +148,33 @@ def relaying(port: int) -> Iterator[Relay]:
             relay.cut()
             relay.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def visiting(browser: Browser) -> Iterator[Visitors]:
+    """At the end: no script error, no complaint of the browser, no other host asked."""
+    expect.set_options(timeout=WAIT_MS)
+    visitors = Visitors(browser)
+    try:
+        yield visitors
+    finally:
+        visitors.close()
+    assert visitors.faults == []
+
+
+def send(page: Page, text: str) -> None:
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def exchange(page: Page, number: int = 1) -> Locator:
+    return page.locator("article.exchange").nth(number - 1)
+
+
+def expect_reply(page: Page, text: str | re.Pattern[str], *, number: int = 1, status: str = "finished") -> None:
+    expect(exchange(page, number)).to_have_attribute("data-status", status)
+    expect(exchange(page, number).locator(".reply")).to_have_text(text)
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.className"))
