@@ -14,7 +14,7 @@ import threading
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from .errors import ChatError, LoadError
+from .errors import ChatError
 from .settings import SamplingParams, Settings
 
 log = logging.getLogger("colab_llm_chat")
@@ -36,11 +36,6 @@ class Worker:
         except ChatError as error:
             log.debug("loading failed", exc_info=error)
             self._send({"failed": error.to_dict()})
-            return 1
-        except Exception as error:
-            log.exception("loading failed")
-            told = LoadError(f"Loading the model failed: {type(error).__name__}: {error}"[:500])
-            self._send({"failed": told.to_dict()})
             return 1
         while True:
             while not self._engine.busy or not self._inbox.empty():

@@ -4,7 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tokenizers_made_here import (
+from tokenizers import normalizers
+
+from colab_llm_chat.errors import ContextLengthExceeded, InvalidRequest
+from colab_llm_chat.protocol.messages import ChatRequest, Message
+from colab_llm_chat.settings import SamplingParams
+from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode, unescape
+from colab_llm_chat.text.transcript import STOP
+from colab_llm_chat.text.verbatim import TextEncoder
+from tests.tokenizers_made_here import (
     CHATML,
     LLAMA2,
     byte_fallback,
@@ -13,13 +21,6 @@ from tokenizers_made_here import (
     unigram,
     word_piece,
 )
-
-from colab_llm_chat.errors import ContextLengthExceeded, InvalidRequest
-from colab_llm_chat.protocol.messages import ChatRequest, Message
-from colab_llm_chat.settings import SamplingParams
-from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode, unescape
-from colab_llm_chat.text.transcript import STOP
-from colab_llm_chat.text.verbatim import TextEncoder
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 TRIMMING = CHATML.replace("message.content", "message.content | trim")
@@ -77,6 +78,11 @@ def test_a_template_that_refuses_is_a_named_error() -> None:
     tokenizer = byte_level("{{ raise_exception('no such luck') }}")
     with pytest.raises(InvalidRequest, match="no such luck"):
         prompt_of(tokenizer, "u: hi")
+
+
+def test_a_template_that_stumbles_is_a_named_error_too() -> None:
+    with pytest.raises(InvalidRequest, match="refuses"):
+        prompt_of(byte_level("{{ messages[7].content + 1 }}"), "u: hi")
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
@@ -156,6 +162,13 @@ def test_without_a_template_an_english_transcript_is_written_with_an_introductio
 def test_a_template_needs_no_stop_strings() -> None:
     prompt = prompt_of(byte_level(CHATML), "u: hi")
     assert (prompt.stop, prompt.strip_leading, prompt.prefix_ids) == ((), False, ())
+
+
+def test_a_tokenizer_without_newlines_stops_at_labels_behind_a_space() -> None:
+    tokenizer = unigram()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\n", " ")
+    assert " ユーザー:" in prompt_of(tokenizer, "u: やあ").stop
+    assert all(stop.startswith("\n") for stop in prompt_of(unigram(), "u: やあ").stop)
 
 
 def test_labels_in_a_message_cannot_speak_for_the_other_side() -> None:

@@ -5,10 +5,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers_made_here import KINDS, of_kind
 
 from colab_llm_chat.text.decode import SpaceCleaner
 from colab_llm_chat.text.stream import TextStream
+from tests.tokenizers_made_here import KINDS, of_kind
 
 FAMILY = "👨‍👩‍👧"
 ALPHABETS = (

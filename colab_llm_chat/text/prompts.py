@@ -54,6 +54,8 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._encoder = TextEncoder(tokenizer)
         self._template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+        newlines = "\n" in str(tokenizer.decode(self._encoder.plain("a\nb")))
+        self._transcript_stop = transcript.STOP if newlines else transcript.STOP_WITHOUT_NEWLINES
 
     def encode(self, request: ChatRequest, *, context_length: int) -> Prompt:
         """Raises ContextLengthExceeded when the prompt leaves no room, InvalidRequest when the template refuses it."""
@@ -70,7 +72,7 @@ class PromptEncoder:
             prompt_ids=tuple(ids),
             text=text,
             max_new_tokens=min(request.sampling.max_new_tokens, room),
-            stop=transcript.STOP if is_transcript else (),
+            stop=self._transcript_stop if is_transcript else (),
             dropped_messages=dropped,
             strip_leading=is_transcript and not carries_on,
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),

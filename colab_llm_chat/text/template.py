@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # A Unicode noncharacter: no text has it, no template trims it.
 END_OF_CONTENT = "\ufdd2"
+# A template is a program: beside its own refusals it may stumble over what it did not expect.
+REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class ChatTemplate:
@@ -33,11 +35,11 @@ class ChatTemplate:
         chat = list(messages) if self._knows_system else system_into_user(messages)
         try:
             return self._rendered(chat, continue_final)
-        except TemplateError:
+        except REFUSALS:
             pass
         try:
             return self._rendered(alternating(chat), continue_final)
-        except TemplateError as error:
+        except REFUSALS as error:
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}",
                 hint="Start a new conversation, or leave the system prompt out.",
@@ -61,7 +63,7 @@ class ChatTemplate:
         probe = [Message("system", END_OF_CONTENT), Message("user", "?")]
         try:
             return END_OF_CONTENT in self._apply(probe, add_generation_prompt=True)
-        except TemplateError:
+        except REFUSALS:
             return False
 
 

@@ -40,6 +40,9 @@ _SPEAKER_LINE = re.compile(rf"^(?=[ \t　]*(?:{'|'.join(_SPEAKERS)})[ \t　]*[:�
 # Models answer in either language and colon; with a blank line too, so that none is left at the reply's end.
 STOP = tuple(f"{gap}{name}{colon}" for gap in ("\n\n", "\n") for name in _SPEAKERS for colon in (":", "："))
 
+# For tokenizers that turn newlines into spaces: there the model cannot write the others.
+STOP_WITHOUT_NEWLINES = tuple(f" {name}{colon}" for name in _SPEAKERS for colon in (":", "："))
+
 
 def labels_for(messages: Sequence[Message]) -> Labels:
     """Japanese as soon as one message has a kana or kanji, so that an "OK" does not turn the conversation over."""
