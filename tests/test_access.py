@@ -6,7 +6,6 @@ import socket
 from typing import Any
 
 import pytest
-from chat_services import ScriptedChat
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
+from tests.chat_services import ScriptedChat
 
 KEY = "kéy-of-the-house"
 TUNNEL = "abc.ngrok-free.app"

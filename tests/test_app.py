@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-from chat_services import ScriptedChat
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -16,6 +15,7 @@ from colab_llm_chat.errors import ChatError, EngineFailed, ModelGated, ModelLoad
 from colab_llm_chat.protocol.messages import Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
+from tests.chat_services import ScriptedChat
 
 ERROR_FIELDS = {"message", "type", "param", "code", "hint"}
 

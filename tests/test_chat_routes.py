@@ -8,7 +8,6 @@ import threading
 from typing import Any
 
 import pytest
-from chat_services import ScriptedChat, events_of, reply_end
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from colab_llm_chat.errors import EngineFailed
 from colab_llm_chat.protocol.messages import Delta, Message, ReplyEnd
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
+from tests.chat_services import ScriptedChat, events_of, reply_end
 
 
 def make_client(chat: ScriptedChat, **settings: Any) -> FlaskClient:

@@ -18,13 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
-from chat_services import ScriptedChat
 from click.testing import CliRunner
 
 from colab_llm_chat.cli import cli, main
 from colab_llm_chat.launch import link
 from colab_llm_chat.settings import VERSION, Settings, flag_of
 from colab_llm_chat.web.app import create_app
+from tests.chat_services import ScriptedChat
 
 COMMAND = [sys.executable, "-m", "colab_llm_chat"]
 SECRET = "s3cret-Value"

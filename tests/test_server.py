@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from chat_services import ScriptedChat, ScriptedReply, events_of, serving, wait_until
 
 from colab_llm_chat.errors import ChatError, UsageError
 from colab_llm_chat.protocol.messages import Delta
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
 from colab_llm_chat.web.server import Server
+from tests.chat_services import ScriptedChat, ScriptedReply, events_of, serving, wait_until
 
 CLIENTS = 100
 
