@@ -27,7 +27,7 @@ class Served:
 
 @contextmanager
 def served(*flags: str) -> Iterator[Served]:
-    """Start `serve` on a free port, wait until it is ready, end it by interrupt."""
+    """Start `serve` on a free port, wait until it is ready, end it."""
     command = [sys.executable, "-m", "colab_llm_chat", "serve", "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -41,7 +41,7 @@ def served(*flags: str) -> Iterator[Served]:
                 raise RuntimeError(f"the server ended with code {process.wait()} before it was ready")
             yield Served(port, process.pid, psutil.Process(process.pid).children()[0].pid)
         finally:
-            process.send_signal(2)
+            process.terminate()
             process.wait(30)
 
 
