@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from chat_services import ScriptedChat, reply_end, wait_until
 from playwright.sync_api import Browser, expect
-from visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
 
 from benchmarks.server import served
 from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
 from colab_llm_chat.protocol.messages import Status
 from tests.browser import launched
+from tests.chat_services import ScriptedChat, reply_end, wait_until
+from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
 
 READY = Status(state="ok", model_id="catbot", progress=1.0)
 

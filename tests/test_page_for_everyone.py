@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from chat_services import ScriptedChat, reply_end
 from playwright.sync_api import Browser, Page, expect
-from visitors import LOADING, LONG_REPLY, PHONE, Visitors, expect_reply, focused, send, visiting
 
 from colab_llm_chat.errors import EngineFailed
 from colab_llm_chat.protocol.messages import Status
 from tests.browser import launched
+from tests.chat_services import ScriptedChat, reply_end
+from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, expect_reply, focused, send, visiting
 
 LEAST_CONTRAST = """() => {
   const channel = (value) => (value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);

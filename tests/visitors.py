@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from chat_services import ScriptedChat, serving
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, Response, expect
 
 from colab_llm_chat.protocol.messages import Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
+from tests.chat_services import ScriptedChat, serving
 
 WAIT_MS = 30_000
 # Only these may answer with an error status: the page tells of it in its own words.
