@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .engine.client import EngineClient, Generation, Progress
@@ -37,8 +38,8 @@ class Chat:
         self.settings = settings
         self.engine = EngineClient(settings, on_change=self._engine_changed)
         self.changed = threading.Condition()
-        self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.prompts: PromptEncoder | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._prompts: PromptEncoder | None = None
         self._tokenizer_error: ChatError | None = None
         self._tokenizer_asked = False
         self._replies: set[LocalReply] = set()
@@ -68,15 +69,19 @@ class Chat:
         error = self._tokenizer_error or engine.error
         if error is not None:
             return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
-        state: State = "ok" if engine.state == "ok" and self.prompts is not None else "loading"
+        state: State = "ok" if engine.state == "ok" and self._prompts is not None else "loading"
         return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
 
-    def ready(self) -> bool:
-        """True once a reply can begin. Raises the error that ended loading."""
-        error = self._tokenizer_error or self.engine.status.error
+    def ready(self) -> Ready | None:
+        """What a reply needs to begin, None while the model loads. Raises the error that ended loading."""
+        engine = self.engine.status
+        error = self._tokenizer_error or engine.error
         if error is not None:
             raise error
-        return self.prompts is not None and self.engine.status.state == "ok"
+        if self._tokenizer is None or self._prompts is None or engine.state != "ok":
+            return None
+        eos_token_ids = {*engine.facts["eos_token_ids"], self._tokenizer.eos_token_id} - {None}
+        return Ready(self._tokenizer, self._prompts, engine.facts["context_length"], sorted(eos_token_ids))
 
     def close(self) -> None:
         """End every reply, then the engine process; returns when its memory is free."""
@@ -101,13 +106,32 @@ class Chat:
 
     def _load_tokenizer(self, folder: str) -> None:
         try:
-            self.tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
-            self.prompts = PromptEncoder(self.tokenizer)
+            self._tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
+            self._prompts = PromptEncoder(self._tokenizer)
         except ChatError as error:
             self._tokenizer_error = error
             log.error("%s %s", error.message, error.hint)
         with self.changed:
             self.changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A loaded model as a reply needs it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptEncoder
+    context_length: int
+    eos_token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A reply that the engine works on."""
+
+    prompt: Prompt
+    generation: Generation
+    text: TextStream
 
 
 class LocalReply:
@@ -118,8 +142,8 @@ class LocalReply:
         self._request = request
         self._began = time.monotonic()
         self._cancelled = False
-        self._generation: Generation | None = None
-        self._prompt: Prompt | None = None
+        self._deadline = Deadline(self._began, request.deadline_ms)
+        self._begun: Begun | None = None
         self._deltas = self._run()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -132,23 +156,24 @@ class LocalReply:
         """End the reply: its row is freed within one engine step, a waiting reader is released."""
         with self._chat.changed:
             self._cancelled = True
-            generation = self._generation
+            begun = self._begun
             self._chat.changed.notify_all()
-        if generation is not None:
-            generation.cancel()
+        if begun is not None:
+            begun.generation.cancel()
         self._chat.forget(self)
 
     def try_begin(self) -> bool:
         """Encode the prompt and submit it, unless the model is still loading."""
-        tokenizer, prompts, facts = self._chat.tokenizer, self._chat.prompts, self._chat.engine.status.facts
-        if not self._chat.ready() or tokenizer is None or prompts is None:
+        ready = self._chat.ready()
+        if ready is None:
             return False
-        prompt = prompts.encode(self._request, context_length=facts["context_length"])
+        prompt = ready.prompts.encode(self._request, context_length=ready.context_length)
         sampling = self._request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens})
-        eos_token_ids = {*facts["eos_token_ids"], tokenizer.eos_token_id} - {None}
-        generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=sorted(eos_token_ids))
+        generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=ready.eos_token_ids)
+        stop = (*self._request.stop, *prompt.stop)
+        text = TextStream(ready.tokenizer, stop=stop, prefix_ids=prompt.prefix_ids, strip_leading=prompt.strip_leading)
         with self._chat.changed:
-            self._prompt, self._generation = prompt, generation
+            self._begun = Begun(prompt, generation, text)
         if self._cancelled:
             generation.cancel()
         return True
@@ -156,50 +181,48 @@ class LocalReply:
     def _run(self) -> Iterator[Delta]:
         try:
             yield from self._wait_for_model()
-            if self._generation is not None and self._prompt is not None and self._chat.tokenizer is not None:
-                yield from self._generate(self._generation, self._prompt, self._chat.tokenizer)
+            if self._begun is not None:
+                yield from self._generate(self._begun)
         finally:
             self.cancel()
 
     def _wait_for_model(self) -> Iterator[Delta]:
         settings = self._chat.settings
-        until = self._began + min(settings.load_wait_seconds, (self._request.deadline_ms or 1e12) / 1000)
-        while self._generation is None and not self._cancelled and not self.try_begin():
-            left = until - time.monotonic()
+        until = self._began + settings.load_wait_seconds
+        while self._begun is None and not self._cancelled and not self.try_begin():
+            left = min(until - time.monotonic(), self._deadline.left())
             if left <= 0:
                 raise ModelLoading("The model is still loading.", retry_after=10)
             with self._chat.changed:
-                over = self._cancelled or self._chat.ready()
+                # Asked again under the lock: what became true since `try_begin` wakes nobody any more.
+                over = self._cancelled or self._chat.ready() is not None
                 changed = over or self._chat.changed.wait(min(left, settings.ping_seconds))
             if not changed:
                 yield Delta()
 
-    def _generate(self, generation: Generation, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Iterator[Delta]:
-        stop = (*self._request.stop, *prompt.stop)
-        text = TextStream(tokenizer, stop=stop, prefix_ids=prompt.prefix_ids, strip_leading=prompt.strip_leading)
-        clock = Deadline(self._began, self._request.deadline_ms)
+    def _generate(self, begun: Begun) -> Iterator[Delta]:
         cutter = SentenceCutter()
         tokens = 0
         while True:
-            progress = generation.take(min(self._chat.settings.ping_seconds, clock.left()))
+            silence = min(self._chat.settings.ping_seconds, self._deadline.left())
+            progress = None if self._deadline.over() else begun.generation.take(silence)
+            if progress is None and not self._deadline.over():
+                yield Delta()
+                continue
             if progress is not None and progress.end == "cancelled":
                 return
             if progress is not None and progress.error is not None:
                 raise progress.error
-            if progress is None and not clock.over():
-                yield Delta()
-                continue
-            piece, reason = self._advance(progress, text, cutter, clock)
+            piece, reason = self._advance(progress, begun.text, cutter)
             tokens += len(progress.token_ids) if progress is not None else 0
             if reason is not None:
-                yield Delta(piece, self._end(reason, prompt, tokens))
+                yield Delta(piece, self._end(reason, begun.prompt, tokens))
                 return
             if piece:
                 yield Delta(piece)
 
-    @staticmethod
     def _advance(
-        progress: Progress | None, text: TextStream, cutter: SentenceCutter, clock: Deadline
+        self, progress: Progress | None, text: TextStream, cutter: SentenceCutter
     ) -> tuple[str, FinishReason | None]:
         """The text that one progress brings, and why the reply ends with it if it does."""
         if progress is None:
@@ -207,10 +230,11 @@ class LocalReply:
         if progress.end == "stop" or progress.end == "length":
             piece = cutter.feed(text.flush(), soft=False)
             return piece, "stop" if text.stopped else progress.end
-        piece = cutter.feed(text.feed(progress.token_ids), soft=clock.soft())
+        soft = self._deadline.soft()
+        piece = cutter.feed(text.feed(progress.token_ids), soft=soft)
         if text.stopped:
             return piece + cutter.flush(), "stop"
-        if clock.soft() and cutter.at_sentence_end:
+        if soft and cutter.at_sentence_end:
             return piece, "deadline"
         return piece, None
 
