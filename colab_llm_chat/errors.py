@@ -8,6 +8,8 @@ ChatError
 ├── GenerationFailed ─ OutOfMemory, EngineFailed
 ├── LoadError ─────── ModelNotFound, ModelGated, HubUnreachable, BrokenModel, TokenizerMissing,
 │                     UnsupportedModel, ModelTooLarge
+├── ColabError ────── SecretMissing ── SecretNotGranted, SecretUnreadable
+│                     DriveUnavailable ── DriveRefused, DriveCopyFailed
 └── UsageError
 """
 
@@ -206,6 +208,56 @@ class UnsupportedModel(LoadError):
 class ModelTooLarge(LoadError):
     code = "model_too_large"
     default_hint = "Start with --quantization 4bit, or pick a smaller model."
+
+
+class ColabError(ChatError):
+    """Met only in a notebook: message and hint in English, `japanese` says the same for Japanese readers."""
+
+    code = "colab_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        japanese: str = "",
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint, retry_after=retry_after)
+        self.japanese = japanese
+
+    def __str__(self) -> str:
+        """What happened and the next step: a line in English, a line in Japanese."""
+        return f"{self.message} {self.hint}\n{self.japanese}".rstrip()
+
+
+class SecretMissing(ColabError):
+    """A secret cannot be had, for the reason that its class names; this one: nobody has set it."""
+
+    code = "secret_missing"
+
+
+class SecretNotGranted(SecretMissing):
+    code = "secret_not_granted"
+
+
+class SecretUnreadable(SecretMissing):
+    code = "secret_unreadable"
+
+
+class DriveUnavailable(ColabError):
+    """Drive cannot keep models; the chat works without it."""
+
+    code = "drive_unavailable"
+
+
+class DriveRefused(DriveUnavailable):
+    code = "drive_refused"
+
+
+class DriveCopyFailed(DriveUnavailable):
+    code = "drive_copy_failed"
 
 
 class UsageError(ChatError):

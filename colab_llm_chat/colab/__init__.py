@@ -1,0 +1,1 @@
+"""What only Google Colab and a public link need: secrets, Drive, tunnel."""
