@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from colab_llm_chat.errors import ChatError, UsageError
+from colab_llm_chat.errors import ChatError, ColabError, TunnelError, UsageError
 from colab_llm_chat.settings import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,8 @@ def errors_table() -> str:
 
 
 def _served_errors(kind: type[ChatError]) -> Iterator[type[ChatError]]:
-    if kind is not UsageError:
+    # Those are met by the command line and the notebook, never by a request.
+    if kind not in (UsageError, ColabError, TunnelError):
         yield kind
         for narrower in kind.__subclasses__():
             yield from _served_errors(narrower)

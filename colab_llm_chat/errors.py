@@ -236,28 +236,95 @@ class SecretMissing(ColabError):
     """A secret cannot be had, for the reason that its class names; this one: nobody has set it."""
 
     code = "secret_missing"
+    default_hint = "Add the secret by the key icon on the left of the notebook, or set the environment variable."
 
 
 class SecretNotGranted(SecretMissing):
     code = "secret_not_granted"
+    default_hint = "Switch on notebook access beside the secret, by the key icon on the left of the notebook."
 
 
 class SecretUnreadable(SecretMissing):
     code = "secret_unreadable"
+    default_hint = "Keep the notebook open in the browser, and run the cell again."
 
 
 class DriveUnavailable(ColabError):
     """Drive cannot keep models; the chat works without it."""
 
     code = "drive_unavailable"
+    default_hint = "Run the Drive cell again, or set USE_GOOGLE_DRIVE_CACHE to False."
 
 
 class DriveRefused(DriveUnavailable):
     code = "drive_refused"
+    default_hint = "Run the Drive cell again and allow access in the pop-up."
 
 
 class DriveCopyFailed(DriveUnavailable):
     code = "drive_copy_failed"
+    default_hint = "Free some space on Drive, or give another folder as MODEL_DIR."
+
+
+class TunnelError(ChatError):
+    """No public address; only the command line and the notebook see it. Never holds the ngrok token."""
+
+    status = 503
+    code = "tunnel_failed"
+    default_hint = "Check the network and https://status.ngrok.com, then open the tunnel again."
+
+
+class NgrokTokenMissing(TunnelError):
+    code = "ngrok_token_missing"
+    exit_code = 2
+    default_hint = (
+        "Copy your authtoken from https://dashboard.ngrok.com/get-started/your-authtoken into the Colab secret "
+        "NGROK_AUTHTOKEN (the key icon on the left), or into the environment variable of that name."
+    )
+
+
+class NgrokTokenRefused(TunnelError):
+    code = "ngrok_token_refused"
+    exit_code = 2
+    default_hint = (
+        "Copy the authtoken anew from https://dashboard.ngrok.com/get-started/your-authtoken: "
+        "the token alone, without the command around it."
+    )
+
+
+class TooManySessions(TunnelError):
+    code = "ngrok_too_many_sessions"
+    default_hint = "End the other one at https://dashboard.ngrok.com/agents, then open the tunnel again."
+
+
+class EndpointOnline(TunnelError):
+    code = "ngrok_endpoint_online"
+    default_hint = (
+        "End the agent that holds it at https://dashboard.ngrok.com/agents (most likely an earlier notebook), "
+        "then open the tunnel again."
+    )
+
+
+class DomainRefused(TunnelError):
+    code = "ngrok_domain_refused"
+    exit_code = 2
+    default_hint = "Use a domain listed at https://dashboard.ngrok.com/domains, or leave the domain empty."
+
+
+class AgentRefused(TunnelError):
+    code = "ngrok_agent_refused"
+
+
+class AgentMissing(TunnelError):
+    code = "ngrok_agent_missing"
+    default_hint = (
+        "Check the network and open the tunnel again, or install ngrok from https://ngrok.com/download "
+        "and name its path in PYNGROK_NGROK_PATH."
+    )
+
+
+class AgentSilent(TunnelError):
+    code = "ngrok_agent_silent"
 
 
 class UsageError(ChatError):

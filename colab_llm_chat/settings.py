@@ -60,6 +60,10 @@ class Settings(SamplingParams):
     model_dir: str | None = Field(
         None, description="Folder that keeps downloaded models; unset is the Hub's own cache."
     )
+    use_google_drive_cache: bool = Field(
+        False,
+        description="model_dir is on Google Drive or as slow: models load from local disk, copies are kept there.",
+    )
     quantization: Literal["none", "8bit", "4bit", "auto"] = Field(
         "none", description="Smaller weights by bitsandbytes; auto takes 4bit below 24 GB of GPU memory."
     )

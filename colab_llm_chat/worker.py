@@ -48,14 +48,7 @@ class Worker:
         from .models.hub import fetch_model
 
         self._tell(0.0, f"looking for {settings.model_id}")
-        files = fetch_model(
-            settings.model_id,
-            revision=settings.revision,
-            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
-            model_dir=settings.model_dir,
-            trust_remote_code=settings.trust_remote_code,
-            on_progress=lambda fraction, detail: self._tell(0.7 * fraction, detail),
-        )
+        files = fetch_model(settings, on_progress=lambda fraction, detail: self._tell(0.7 * fraction, detail))
         self._send({"folder": str(files.folder)})
         self._tell(0.7, "loading onto the hardware")
         # Only now: importing torch takes seconds, and the parent loads the tokenizer meanwhile.

@@ -13,10 +13,11 @@ import pytest
 from huggingface_hub import constants
 
 from colab_llm_chat.errors import BrokenModel, HubUnreachable, LoadError, ModelGated, ModelNotFound, UnsupportedModel
-from colab_llm_chat.models.hub import RECORD, ModelFiles, fetch_model
+from colab_llm_chat.models.hub import ModelFiles, OnProgress, fetch_model
 from colab_llm_chat.models.hub_errors import Asked, hub_errors
 from colab_llm_chat.models.hub_files import choose_files, missing_files
-from colab_llm_chat.settings import DEMO_MODEL
+from colab_llm_chat.models.record import RECORD
+from colab_llm_chat.settings import DEMO_MODEL, Settings
 from tests.hub_standin import HubStandIn, ModelOnHub
 
 WEIGHTS = bytes(range(256)) * 4000
@@ -59,9 +60,13 @@ def kept_in(tmp_path: Path, request: pytest.FixtureRequest) -> str | None:
 BOTH_PLACES = pytest.mark.parametrize("kept_in", ["folder", "cache"], indirect=True)
 
 
+def fetched(model_id: str, *, on_progress: OnProgress = lambda fraction, detail: None, **options: object) -> ModelFiles:
+    return fetch_model(Settings(model_id=model_id, **options), on_progress=on_progress)  # type: ignore[arg-type]
+
+
 def failure(model_id: str, **options: object) -> LoadError:
     with pytest.raises(LoadError) as caught:
-        fetch_model(model_id, **options)  # type: ignore[arg-type]
+        fetched(model_id, **options)
     return caught.value
 
 
@@ -69,7 +74,7 @@ def failure(model_id: str, **options: object) -> LoadError:
 
 
 def test_the_demo_model_is_the_bundled_one() -> None:
-    files = fetch_model(DEMO_MODEL)
+    files = fetched(DEMO_MODEL)
     assert (files.folder / "model.safetensors").is_file()
     assert (files.model_id, files.revision) == (DEMO_MODEL, None)
 
@@ -84,7 +89,7 @@ def test_a_folder_with_a_configuration_is_used_as_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = {"absolute": str(folder), "relative": "my/model", "dotted": "./my/model", "home": "~/my/model"}
-    assert fetch_model(names[form]) == ModelFiles(folder, names[form], None)
+    assert fetched(names[form]) == ModelFiles(folder, names[form], None)
 
 
 @pytest.mark.parametrize("path", ["/no/such", "./such", "../such", "~/such-a-folder", "a/b/c", "C:\\models\\x", "/x\0"])
@@ -183,54 +188,54 @@ def test_shards_that_the_index_or_their_own_names_promise_are_missed(tmp_path: P
 
 @BOTH_PLACES
 def test_a_model_is_downloaded_whole_and_nothing_else(hub: HubStandIn, kept_in: str | None) -> None:
-    files = fetch_model("me/small", model_dir=kept_in)
+    files = fetched("me/small", model_dir=kept_in)
     assert files.revision == hub.models["me/small"].commit
     assert (files.folder / "model.safetensors").read_bytes() == WEIGHTS
     assert sorted(hub.fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_a_model_folder_holds_plain_files_under_owner_and_name(hub: HubStandIn, kept_in: str) -> None:
-    files = fetch_model("me/small", model_dir=kept_in)
+    files = fetched("me/small", model_dir=kept_in)
     assert files.folder == Path(kept_in, "me--small")
     assert not any(path.is_symlink() for path in files.folder.rglob("*"))
 
 
 @BOTH_PLACES
 def test_a_second_start_fetches_no_file(hub: HubStandIn, kept_in: str | None) -> None:
-    first = fetch_model("me/small", model_dir=kept_in)
+    first = fetched("me/small", model_dir=kept_in)
     hub.asked.clear()
-    assert fetch_model("me/small", model_dir=kept_in) == first
+    assert fetched("me/small", model_dir=kept_in) == first
     assert not hub.fetched()
 
 
 @BOTH_PLACES
 def test_a_new_commit_replaces_what_changed_and_removes_what_is_gone(hub: HubStandIn, kept_in: str | None) -> None:
     hub.models["me/small"].files["chat_template.jinja"] = b"old"
-    fetch_model("me/small", model_dir=kept_in)
+    fetched("me/small", model_dir=kept_in)
     new = WEIGHTS[::-1]
     hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": new})
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     assert (folder / "model.safetensors").read_bytes() == new
     assert not (folder / "chat_template.jinja").exists()
 
 
 def test_a_commit_can_be_asked_for(hub: HubStandIn) -> None:
     commit = hub.models["me/small"].commit
-    assert fetch_model("me/small", revision=commit).revision == commit
+    assert fetched("me/small", revision=commit).revision == commit
 
 
 def test_code_is_downloaded_only_when_trusted(hub: HubStandIn) -> None:
     hub.models["me/small"].files["modeling_x.py"] = b"x = 1"
-    fetch_model("me/small")
+    fetched("me/small")
     assert "modeling_x.py" not in hub.fetched()
-    assert (fetch_model("me/small", trust_remote_code=True).folder / "modeling_x.py").is_file()
+    assert (fetched("me/small", trust_remote_code=True).folder / "modeling_x.py").is_file()
 
 
 @BOTH_PLACES
 def test_progress_rises_to_the_whole_and_names_the_size(hub: HubStandIn, kept_in: str | None) -> None:
     told: list[tuple[float, str]] = []
     hub.models["me/small"].files["model.safetensors"] = bytes(3_000_000)
-    fetch_model("me/small", model_dir=kept_in, on_progress=lambda *seen: told.append(seen))
+    fetched("me/small", model_dir=kept_in, on_progress=lambda *seen: told.append(seen))
     fractions = [fraction for fraction, _ in told]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
@@ -238,7 +243,7 @@ def test_progress_rises_to_the_whole_and_names_the_size(hub: HubStandIn, kept_in
 
 
 def test_the_token_is_sent_and_spaces_around_it_are_not(hub: HubStandIn) -> None:
-    fetch_model("me/small", hf_token=" hf_good\n")
+    fetched("me/small", hf_token=" hf_good\n")
     assert {asked.authorization for asked in hub.asked} == {"Bearer hf_good"}
 
 
@@ -252,7 +257,7 @@ def test_a_cut_body_is_resumed_where_it_broke(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.cuts["model.safetensors"] = 1
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     resumed_at = [int(asked.range[6:-1]) for asked in hub.asked if asked.range]
     assert len(resumed_at) == 1
@@ -270,16 +275,16 @@ def test_a_download_cut_short_is_not_taken_for_a_model_and_is_finished_next_time
     assert isinstance(failure("me/small", model_dir=kept_in), HubUnreachable)
     hub.status, hub.cuts = None, {}
     hub.asked.clear()
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert hub.fetched() == ["model.safetensors"]
 
 
 @BOTH_PLACES
 def test_a_file_cut_off_on_the_disk_is_fetched_again(hub: HubStandIn, kept_in: str | None) -> None:
-    weights = fetch_model("me/small", model_dir=kept_in).folder / "model.safetensors"
+    weights = fetched("me/small", model_dir=kept_in).folder / "model.safetensors"
     weights.write_bytes(WEIGHTS[:1000])
-    fetch_model("me/small", model_dir=kept_in)
+    fetched("me/small", model_dir=kept_in)
     assert weights.read_bytes() == WEIGHTS
 
 
@@ -287,13 +292,13 @@ def test_a_new_commit_cut_short_is_not_completed_with_files_of_the_old_one(
     hub: HubStandIn, kept_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    fetch_model("me/small", model_dir=kept_in)
+    fetched("me/small", model_dir=kept_in)
     hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": WEIGHTS[::-1]})
     hub.cuts["model.safetensors"] = 1000
     assert isinstance(failure("me/small", model_dir=kept_in), HubUnreachable)
     hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": WEIGHTS[::-1], "config.json": b"{}"})
     hub.cuts = {}
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     assert (folder / "config.json").read_bytes() == b"{}"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
 
@@ -319,9 +324,9 @@ def test_the_rest_of_a_cut_download_is_not_taken_for_a_newer_commit(
 def test_a_whole_copy_is_used_when_the_hub_is_away(
     hub: HubStandIn, kept_in: str | None, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = fetch_model("me/small", model_dir=kept_in)
+    first = fetched("me/small", model_dir=kept_in)
     go_away(hub, way, monkeypatch)
-    assert fetch_model("me/small", model_dir=kept_in) == first
+    assert fetched("me/small", model_dir=kept_in) == first
     assert f"Loading the copy in {first.folder}" in caplog.text
 
 
@@ -349,24 +354,24 @@ def go_away(hub: HubStandIn, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @BOTH_PLACES
 def test_a_copy_that_lost_a_file_is_not_used(hub: HubStandIn, kept_in: str | None) -> None:
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     (folder / "tokenizer.json").unlink()
     hub.status = 503
     assert isinstance(failure("me/small", model_dir=kept_in), HubUnreachable)
 
 
 def test_another_revision_of_a_kept_model_is_not_used(hub: HubStandIn, kept_in: str) -> None:
-    fetch_model("me/small", model_dir=kept_in)
+    fetched("me/small", model_dir=kept_in)
     hub.status = 503
     assert isinstance(failure("me/small", model_dir=kept_in, revision="v2"), HubUnreachable)
-    assert fetch_model("me/small", model_dir=kept_in, revision="main")
+    assert fetched("me/small", model_dir=kept_in, revision="main")
 
 
 @pytest.mark.parametrize(
     "record", [b"", b"[]", b'{"files": 1}', b'{"revision": null, "commit": "a", "files": {"a": 1}}']
 )
 def test_a_broken_record_is_no_record(hub: HubStandIn, kept_in: str, record: bytes) -> None:
-    folder = fetch_model("me/small", model_dir=kept_in).folder
+    folder = fetched("me/small", model_dir=kept_in).folder
     (folder / RECORD).write_bytes(record)
     hub.status = 503
     assert isinstance(failure("me/small", model_dir=kept_in), HubUnreachable)
@@ -400,7 +405,7 @@ def test_a_gated_model_says_whether_a_token_was_given(hub: HubStandIn, hf_token:
 
 def test_a_gated_model_opens_to_the_right_token(hub: HubStandIn) -> None:
     hub.models["me/small"].gated = True
-    assert fetch_model("me/small", hf_token="hf_good").revision
+    assert fetched("me/small", hf_token="hf_good").revision
 
 
 @pytest.mark.parametrize("hf_token", ["hf_secret", "hf_sec ret", "hf_secret\nX: y", "hf_sécret", "hf_secret\x7f"])

@@ -6,30 +6,28 @@ Nothing here imports torch or transformers, and nothing looks into the weights.
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import BrokenModel, HubUnreachable, LoadError, ModelNotFound, UnsupportedModel
-from ..settings import DEMO_MODEL
+from ..settings import DEMO_MODEL, Settings
+from .copies import ModelCopies, folder_name
 from .hub_errors import Asked, hub_errors, no_room
 from .hub_files import choose_files, missing_files
+from .record import PARTIAL, RECORD, ListedFile, ModelRecord
 
 log = logging.getLogger("colab_llm_chat")
 
 OnProgress = Callable[[float, str], None]
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
-# Renamed last in a folder of its own, so that a download cut short is never taken for a model.
-RECORD = ".download.json"
-PARTIAL = ".download.partial.json"
 
 
 @dataclass(frozen=True)
@@ -41,26 +39,39 @@ class ModelFiles:
     revision: str | None
 
 
-def fetch_model(
-    model_id: str,
-    *,
-    revision: str | None = None,
-    hf_token: str | None = None,
-    model_dir: str | None = None,
-    trust_remote_code: bool = False,
-    on_progress: OnProgress = lambda fraction, detail: None,
-) -> ModelFiles:
+def fetch_model(settings: Settings, *, on_progress: OnProgress = lambda fraction, detail: None) -> ModelFiles:
     """A folder with the model's files, downloaded when it must be; any failure is one LoadError.
 
     `on_progress` gets a fraction of 0 to 1 and a line to show, from the downloading threads, one at a time.
     """
+    model_id = settings.model_id
     folder = DEMO_FOLDER if model_id == DEMO_MODEL else _own_folder(model_id)
     if folder is not None:
         return ModelFiles(folder, model_id, None)
-    target = Path(os.path.expanduser(model_dir), model_id.replace("/", "--")).absolute() if model_dir else None
-    source = _HubModel(model_id, revision or None, _checked_token(hf_token), target, trust_remote_code)
+    hf_token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    source = _HubModel(
+        model_id, settings.revision or None, _checked_token(hf_token), _place(settings), settings.trust_remote_code
+    )
     with hub_errors(source.asked):
         return source.fetch(on_progress)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where files go: `target`, or the client's own cache when None; `copies` is looked at before the Hub."""
+
+    target: Path | None
+    copies: ModelCopies | None = None
+
+
+def _place(settings: Settings) -> _Place:
+    if not settings.model_dir:
+        return _Place(None)
+    kept_in = Path(os.path.expanduser(settings.model_dir)).absolute()
+    if not settings.use_google_drive_cache:
+        return _Place(kept_in / folder_name(settings.model_id))
+    local = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "colab-llm-chat", "models")
+    return _Place(local.absolute() / folder_name(settings.model_id), ModelCopies(kept_in, settings.model_id))
 
 
 def _own_folder(model_id: str) -> Path | None:
@@ -94,44 +105,18 @@ def _checked_token(hf_token: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """A file as the Hub lists it; a new `blob_id` is new content."""
-
-    size: int
-    blob_id: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What to have: the commit and its needed files; `revision` is the name under which it was asked for."""
-
-    revision: str | None
-    commit: str
-    files: dict[str, _Listed]
-
-    @staticmethod
-    def read(path: Path) -> _Plan | None:
-        try:
-            record = json.loads(path.read_bytes())
-            files = {name: _Listed(**listed) for name, listed in record["files"].items()}
-            return _Plan(record["revision"], record["commit"], files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-
-@dataclass(frozen=True)
 class _HubModel:
-    """One model on the Hub and where its files go: `target`, or the client's own cache when None."""
+    """One model on the Hub and where its files go."""
 
     model_id: str
     revision: str | None
     hf_token: str | None
-    target: Path | None
+    place: _Place
     trust_remote_code: bool
+
+    @property
+    def target(self) -> Path | None:
+        return self.place.target
 
     @property
     def asked(self) -> Asked:
@@ -145,31 +130,39 @@ class _HubModel:
             with hub_errors(self.asked):
                 plan = self._look_up()
         except HubUnreachable as error:
-            found = self._kept() if self.target else self._cached()
+            found = self._found(on_progress)
             if found is None:
                 raise
             log.warning("%s Loading the copy in %s.", error.message, found.folder)
             return found
         return ModelFiles(self._download(plan, on_progress), self.model_id, plan.commit)
 
-    def _look_up(self) -> _Plan:
+    def _found(self, on_progress: OnProgress) -> ModelFiles | None:
+        """What is there without the Hub."""
+        found = self._kept() if self.target else self._cached()
+        record = self.place.copies.find(self.revision) if self.place.copies and not found else None
+        if record is None:
+            return found
+        return ModelFiles(self._download(record, on_progress), self.model_id, record.commit)
+
+    def _look_up(self) -> ModelRecord:
         from huggingface_hub import HfApi
 
         api = HfApi(token=self.hf_token)
         info = api.model_info(self.model_id, revision=self.revision, files_metadata=True, timeout=20)
-        listed = {file.rfilename: _Listed(file.size or 0, file.blob_id or "") for file in info.siblings or ()}
+        listed = {file.rfilename: ListedFile(file.size or 0, file.blob_id or "") for file in info.siblings or ()}
         names = choose_files(listed, model_id=self.model_id, trust_remote_code=self.trust_remote_code)
-        return _Plan(self.revision, info.sha or "", {name: listed[name] for name in names})
+        return ModelRecord(self.revision, info.sha or "", {name: listed[name] for name in names})
 
-    def _download(self, plan: _Plan, on_progress: OnProgress) -> Path:
+    def _download(self, plan: ModelRecord, on_progress: OnProgress) -> Path:
         if self.target:
             self._clear_old(self.target, plan)
             plan.write(self.target / PARTIAL)
         missing = self._missing(plan)
         if missing:
-            self._check_room(sum(plan.files[name].size for name in missing))
+            self._check_room(plan.size_of(missing))
             self._remove(plan, missing)
-            self._snapshot(plan, _Progress(self.model_id, plan, missing, on_progress))
+            self._get(plan, missing, _Progress(self.model_id, plan, missing, on_progress))
             missing = self._missing(plan)
         if missing:
             raise HubUnreachable(f"The download of {self.model_id} ended without {', '.join(missing[:3])}.")
@@ -178,7 +171,15 @@ class _HubModel:
             os.replace(self.target / PARTIAL, self.target / RECORD)
         return self._path(plan, "config.json").parent
 
-    def _snapshot(self, plan: _Plan, progress: _Progress) -> None:
+    def _get(self, plan: ModelRecord, missing: list[str], progress: _Progress) -> None:
+        if self.place.copies and self.target:
+            self.place.copies.take(plan, missing, self.target, on_bytes=progress.add)
+            missing = self._missing(plan)
+        if missing:
+            # The client would read a copied file whole, to compare it with the Hub's.
+            self._snapshot(plan, missing if self.place.copies else list(plan.files), progress)
+
+    def _snapshot(self, plan: ModelRecord, names: list[str], progress: _Progress) -> None:
         from huggingface_hub import snapshot_download
 
         snapshot_download(
@@ -187,17 +188,17 @@ class _HubModel:
             revision=plan.commit if self.target else self.revision,
             token=self.hf_token,
             local_dir=self.target,
-            allow_patterns=[glob.escape(name) for name in plan.files],
+            allow_patterns=[glob.escape(name) for name in names],
             tqdm_class=progress.bar_class(),
         )
 
-    def _missing(self, plan: _Plan) -> list[str]:
-        return [name for name, listed in plan.files.items() if not _is_whole(self._path(plan, name), listed)]
+    def _missing(self, plan: ModelRecord) -> list[str]:
+        return [name for name, listed in plan.files.items() if not listed.is_whole(self._path(plan, name))]
 
-    def _path(self, plan: _Plan, name: str) -> Path:
+    def _path(self, plan: ModelRecord, name: str) -> Path:
         return self.target / name if self.target else self._cache_path(plan, name)
 
-    def _cache_path(self, plan: _Plan, name: str) -> Path:
+    def _cache_path(self, plan: ModelRecord, name: str) -> Path:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.model_id, name, revision=plan.commit)
@@ -209,7 +210,7 @@ class _HubModel:
         if shutil.disk_usage(existing).free < needed:
             raise no_room(folder, needed)
 
-    def _remove(self, plan: _Plan, names: list[str]) -> None:
+    def _remove(self, plan: ModelRecord, names: list[str]) -> None:
         """The client takes a file that is there for a whole one."""
         for name in names:
             path = self._path(plan, name)
@@ -217,9 +218,9 @@ class _HubModel:
             path.unlink(missing_ok=True)
             content.unlink(missing_ok=True)
 
-    def _clear_old(self, target: Path, plan: _Plan) -> None:
+    def _clear_old(self, target: Path, plan: ModelRecord) -> None:
         """Removes what an earlier commit left: cut off, the client would take an old file for the new one."""
-        for old in filter(None, (_Plan.read(target / RECORD), _Plan.read(target / PARTIAL))):
+        for old in filter(None, (ModelRecord.read(target / RECORD), ModelRecord.read(target / PARTIAL))):
             if old.commit == plan.commit:
                 continue
             (target / RECORD).unlink(missing_ok=True)
@@ -229,10 +230,10 @@ class _HubModel:
 
     def _kept(self) -> ModelFiles | None:
         """The finished download in `target`, when it is the revision asked for."""
-        plan = _Plan.read(self.target / RECORD) if self.target else None
+        plan = ModelRecord.read(self.target / RECORD) if self.target else None
         if plan is None or self.target is None or self._missing(plan):
             return None
-        if (self.revision or "main") not in (plan.revision or "main", plan.commit):
+        if not plan.answers(self.revision):
             return None
         return ModelFiles(self.target, self.model_id, plan.commit)
 
@@ -257,15 +258,10 @@ class _HubModel:
         return None if missing_files(folder, chosen) else ModelFiles(folder, self.model_id, folder.name)
 
 
-def _is_whole(path: Path, listed: _Listed) -> bool:
-    # A size of 0 is one that the Hub does not know.
-    return path.is_file() and listed.size in (0, path.stat().st_size)
-
-
 class _Progress:
     """Counts bytes from all downloading threads into one fraction; the client's bars stay as they are."""
 
-    def __init__(self, model_id: str, plan: _Plan, missing: list[str], on_progress: OnProgress) -> None:
+    def __init__(self, model_id: str, plan: ModelRecord, missing: list[str], on_progress: OnProgress) -> None:
         self._model_id = model_id
         self._total = sum(listed.size for listed in plan.files.values())
         self._done = float(self._total - sum(plan.files[name].size for name in missing))
