@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,15 @@ DEADLINE_MARGIN = 0.1
 
 
 class Chat:
-    """The pipeline over a local model. `start` returns at once; `status` tells when the model is there."""
+    """The pipeline over a local model. `start` returns at once; `status` tells when the model is there.
+
+    After `close` it can be started again: the notebook's last cell is run, interrupted and run again.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.engine = EngineClient(settings, on_change=self._engine_changed)
+        self._started = False
         self.changed = threading.Condition()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._prompts: PromptEncoder | None = None
@@ -45,7 +50,15 @@ class Chat:
         self._replies: set[LocalReply] = set()
 
     def start(self) -> Chat:
-        """Start the engine process, which loads the model."""
+        """Start the engine process, which loads the model; no second one while it runs."""
+        with self.changed:
+            if self._started:
+                return self
+            self._started = True
+        if self.engine.closed:
+            self.engine = EngineClient(self.settings, on_change=self._engine_changed)
+            self._tokenizer_asked = self._prompts is not None
+            self._tokenizer_error = None
         self.engine.start()
         return self
 
@@ -56,11 +69,10 @@ class Chat:
             if len(self._replies) >= self.settings.max_requests:
                 raise QueueFull(f"{len(self._replies)} requests are running or waiting already.", retry_after=5)
             self._replies.add(reply)
-        try:
+        with ExitStack() as undo:
+            undo.callback(reply.cancel)
             reply.try_begin()
-        except ChatError:
-            reply.cancel()
-            raise
+            undo.pop_all()
         return reply
 
     def status(self) -> Status:
@@ -90,6 +102,7 @@ class Chat:
         for reply in replies:
             reply.cancel()
         self.engine.close()
+        self._started = False
 
     def forget(self, reply: LocalReply) -> None:
         """A reply has ended and frees its place."""

@@ -19,7 +19,7 @@ log = logging.getLogger("colab_llm_chat")
 
 def serve(settings: Settings) -> None:
     """Serve until interrupted. Raises UsageError for a taken port, LoadError when the model cannot be had."""
-    chat = Chat(settings).start()
+    chat = Chat(settings)
     app = create_app(settings, chat)
     failure: list[ChatError] = []
 

@@ -80,6 +80,9 @@ class ScriptedChat:
     def status(self) -> Status:
         return self.state
 
+    def start(self) -> None:
+        self.closed.clear()
+
     def close(self) -> None:
         self.closed.set()
 

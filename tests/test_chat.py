@@ -206,3 +206,11 @@ def test_close_ends_live_replies(folder: Path) -> None:
     assert next(reply).end is None
     chat.close()
     assert all(delta.end is None for delta in reply)
+
+
+def test_a_closed_chat_can_be_started_again(folder: Path) -> None:
+    chat = Chat(Settings(model_id=str(folder))).start()
+    first = read(chat.stream(request()))[0]
+    chat.close()
+    assert read(chat.start().stream(request()))[0] == first
+    chat.close()

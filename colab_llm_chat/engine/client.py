@@ -119,11 +119,17 @@ class EngineClient:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
     def close(self) -> None:
         """End the worker and every generation; returns when it is gone."""
-        self._closing.set()
+        with self._lock:
+            self._closing.set()
+            self.status = EngineStatus(detail="closed")
+            self._outbox.put(None)
         process = self._process
-        self._outbox.put(None)
         if process is not None:
             try:
                 process.wait(CLOSE_SECONDS)

@@ -95,6 +95,10 @@ class Reply(Protocol):
 class ChatService(Protocol):
     """What every door talks to: the local pipeline or one over an upstream."""
 
+    def start(self) -> object:
+        """Make ready to answer; nothing when it is already, or on the way."""
+        ...
+
     def stream(self, request: ChatRequest) -> Reply:
         """Start a reply. Raises ChatError when the request cannot be served (too long, queue full, failed)."""
         ...

@@ -83,6 +83,7 @@ class ChatApp(Flask):
         with contextlib.closing(self.chat), self._listening(host, port) as server:
             self._server = server
             self.access.bound_to(server.host, server.port)
+            self.chat.start()
             serve_until(self._stop, server, on_ready=lambda: on_ready(self) if on_ready else None)
 
     def shutdown(self) -> None:
