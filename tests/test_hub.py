@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 from huggingface_hub import constants
 
 from colab_llm_chat.errors import BrokenModel, HubUnreachable, LoadError, ModelGated, ModelNotFound, UnsupportedModel
+from colab_llm_chat.models.copies import ModelCopies
 from colab_llm_chat.models.hub import ModelFiles, OnProgress, fetch_model
 from colab_llm_chat.models.hub_errors import Asked, hub_errors
 from colab_llm_chat.models.hub_files import choose_files, missing_files
-from colab_llm_chat.models.record import RECORD
+from colab_llm_chat.models.record import RECORD, ModelRecord
 from colab_llm_chat.settings import DEMO_MODEL, Settings
 from tests.hub_standin import HubStandIn, ModelOnHub
 
@@ -473,3 +475,68 @@ def test_proxies_and_timeouts_are_the_hub_out_of_reach(hub: HubStandIn, monkeypa
     huggingface_hub.close_session()
     assert isinstance(failure("me/small"), HubUnreachable)
     huggingface_hub.close_session()
+
+
+# Copies on a slow folder, such as one on Google Drive
+
+
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The settings of a machine with a slow folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "local"))
+    (tmp_path / "マイ ドライブ").mkdir()
+    return {"model_dir": str(tmp_path / "マイ ドライブ"), "use_google_drive_cache": True}
+
+
+def keep(files: ModelFiles, drive: dict[str, object]) -> None:
+    """Copy to the slow folder, then be a new machine: the local disk is empty."""
+    record = ModelRecord.read(files.folder / RECORD)
+    assert record is not None
+    ModelCopies(Path(str(drive["model_dir"])), "me/small").add(files.folder, record, on_bytes=lambda count: None)
+    shutil.rmtree(files.folder)
+
+
+def test_a_slow_folder_is_not_where_a_model_is_loaded_from(
+    hub: HubStandIn, drive: dict[str, object], tmp_path: Path
+) -> None:
+    assert fetched("me/small", **drive).folder == tmp_path / "local" / "colab-llm-chat" / "models" / "me--small"
+    assert list((tmp_path / "マイ ドライブ").iterdir()) == []
+
+
+def test_a_copy_is_taken_instead_of_downloading(hub: HubStandIn, drive: dict[str, object]) -> None:
+    first = fetched("me/small", **drive)
+    keep(first, drive)
+    hub.asked.clear()
+    told: list[tuple[float, str]] = []
+    assert fetched("me/small", on_progress=lambda *seen: told.append(seen), **drive) == first
+    assert (hub.fetched(), (first.folder / "model.safetensors").read_bytes() == WEIGHTS) == ([], True)
+    assert told[-1][0] == 1.0
+
+
+def test_only_what_changed_on_the_hub_is_downloaded_beside_a_copy(hub: HubStandIn, drive: dict[str, object]) -> None:
+    keep(fetched("me/small", **drive), drive)
+    hub.models["me/small"].files["config.json"] = b'{"model_type": "llama", "new": 1}'
+    hub.asked.clear()
+    folder = fetched("me/small", **drive).folder
+    assert (hub.fetched(), b"new" in (folder / "config.json").read_bytes()) == (["config.json"], True)
+
+
+def test_a_copy_that_breaks_off_is_completed_by_the_hub(hub: HubStandIn, drive: dict[str, object]) -> None:
+    keep(fetched("me/small", **drive), drive)
+    next(Path(str(drive["model_dir"])).rglob("model.safetensors")).write_bytes(b"cut")
+    assert (fetched("me/small", **drive).folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_without_the_hub_a_whole_copy_of_the_revision_is_enough(hub: HubStandIn, drive: dict[str, object]) -> None:
+    keep(fetched("me/small", **drive), drive)
+    hub.status = 503
+    assert isinstance(failure("me/small", revision="v2", **drive), HubUnreachable)
+    assert fetched("me/small", **drive).revision == hub.models["me/small"].commit
+
+
+def test_a_slow_folder_that_is_gone_costs_only_the_download(
+    hub: HubStandIn, drive: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "マイ ドライブ").rmdir()
+    assert (fetched("me/small", **drive).folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert not (tmp_path / "マイ ドライブ").exists()
