@@ -241,7 +241,8 @@ class EngineClient:
 
     def _change(self, **changes: Any) -> None:
         with self._lock:
-            self.status = replace(self.status, **changes)
+            if not self.closed:
+                self.status = replace(self.status, **changes)
         self._on_change()
 
 
