@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from colab_llm_chat.colab.drive import DriveCopy, mount_drive, open_model_dir
+from colab_llm_chat.colab.drive import DriveCopy, keep_on_drive, mount_drive, open_model_dir, settle_drive
 from colab_llm_chat.colab.runtime import OVERRIDE
 from colab_llm_chat.errors import ColabError, DriveCopyFailed, DriveRefused, DriveUnavailable
 from colab_llm_chat.models.copies import ModelCopies
 from colab_llm_chat.models.record import RECORD, ListedFile, ModelRecord
+from colab_llm_chat.settings import Settings
 from tests.google_colab import ColabStandIn, Drive, Scenario, forget_colab
 
 MODEL = "me/small"
@@ -157,6 +158,38 @@ def test_a_model_folder_that_cannot_be_made_is_told(tmp_path: Path, below: str) 
     with pytest.raises(DriveCopyFailed) as caught:
         open_model_dir(str(tmp_path / below))
     assert ("MODEL_DIR" in caught.value.hint, has_both_languages(caught.value)) == (True, True)
+
+
+# Settings
+
+
+def test_the_settings_of_a_mounted_drive_stay(colab: ColabStandIn, tmp_path: Path) -> None:
+    settings = Settings(model_dir=str(tmp_path / "drive" / "MyDrive" / "models"), use_google_drive_cache=True)
+    assert settle_drive(settings) == settings
+    assert (tmp_path / "drive" / "MyDrive" / "models").is_dir()
+
+
+@pytest.mark.parametrize(("wanted", "warnings"), [(True, 1), (False, 0)])
+def test_without_drive_models_stay_on_the_local_disk(
+    colab: ColabStandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: bool, warnings: int
+) -> None:
+    colab.behave(Scenario(drive="refused"))
+    settled = settle_drive(Settings(model_dir=f"{tmp_path}/drive/MyDrive/models", use_google_drive_cache=wanted))
+    assert (settled.use_google_drive_cache, settled.model_dir) == (False, None)
+    assert (len(warnings_in(caplog)), (tmp_path / "drive").exists()) == (warnings, False)
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(model_dir="models")])
+def test_a_local_model_folder_is_none_of_drives_business(settings: Settings) -> None:
+    assert settle_drive(settings) == settings
+    assert keep_on_drive(settings, "folder") is None
+
+
+def test_the_loaded_models_folder_is_kept_where_the_settings_say(local: Path, model_dir: Path) -> None:
+    copy = keep_on_drive(Settings(model_id=MODEL, model_dir=str(model_dir), use_google_drive_cache=True), str(local))
+    assert copy is not None
+    assert copy.join(60)
+    assert ModelCopies(model_dir, MODEL).find(None) == RECORDED
 
 
 # Copying

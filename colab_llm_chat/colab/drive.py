@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import DriveCopyFailed, DriveRefused, DriveUnavailable
 from ..models.copies import ModelCopies, Write
 from ..models.record import RECORD, ModelRecord
+from ..settings import Settings
 from .runtime import in_colab
 
 log = logging.getLogger("colab_llm_chat")
@@ -63,6 +64,27 @@ def open_model_dir(model_dir: str) -> Path:
     except OSError as error:
         raise _failure(error, folder) from error
     return folder
+
+
+def settle_drive(settings: Settings) -> Settings:
+    """The settings with which to load: Drive mounted and its folder made, or, after one warning, without Drive."""
+    if settings.use_google_drive_cache and settings.model_dir:
+        try:
+            return settings.model_copy(update={"model_dir": str(open_model_dir(settings.model_dir))})
+        except DriveUnavailable as error:
+            log.warning("%s", error)
+    elif not settings.model_dir or _mount_point_of(Path(settings.model_dir)) is None:
+        return settings
+    # A folder made in Drive's place would keep Drive from being mounted later.
+    return settings.model_copy(update={"use_google_drive_cache": False, "model_dir": None})
+
+
+def keep_on_drive(settings: Settings, folder: str) -> DriveCopy | None:
+    """Start copying the loaded model's folder, once the chat is up; None when no copies are wanted."""
+    if not (settings.use_google_drive_cache and settings.model_dir):
+        return None
+    model_dir = Path(settings.model_dir).expanduser().absolute()
+    return DriveCopy(Path(folder), model_dir, model_id=settings.model_id).start()
 
 
 def _mount_point_of(folder: Path) -> Path | None:
