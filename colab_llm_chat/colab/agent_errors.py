@@ -1,0 +1,105 @@
+"""ngrok's error codes as sentences: what happened, and what to do next.
+
+Knows texts only. ngrok's own texts may contain the token, so none of them is passed on unscrubbed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import (
+    AgentRefused,
+    AgentSilent,
+    DomainRefused,
+    EndpointOnline,
+    NgrokTokenMissing,
+    NgrokTokenRefused,
+    TooManySessions,
+    TunnelError,
+)
+
+ERROR_CODE = re.compile(r"ERR_NGROK_(\d+)")
+ALL_CODES = "https://ngrok.com/docs/errors"
+LONGEST_REASON = 200
+
+NOT_A_TOKEN = "The ngrok token does not look like an ngrok authtoken"
+BAD_NAME = "{domain} is not a name that ngrok accepts"
+BARE_NAME = "Give the bare name as it stands at https://dashboard.ngrok.com/domains, such as NAME.ngrok-free.app."
+PAID_NAME = "ngrok's free plan cannot use the domain {domain}"
+TOO_OLD = "The ngrok agent at {program} is too old"
+UPDATE = "Delete that file and open the tunnel again: the newest agent is then downloaded."
+ELSEWHERE = "Run it from another network, or use the notebook's own link instead of ngrok."
+
+# Code -> (kind, what happened, next step where the kind's own would be wrong).
+REASONS: dict[str, tuple[type[TunnelError], str, str | None]] = {
+    "103": (AgentRefused, "ngrok has suspended this account", "Write to support@ngrok.com, or use another account."),
+    "105": (NgrokTokenRefused, NOT_A_TOKEN, None),
+    "106": (NgrokTokenRefused, "The ngrok token is one of the old ngrok 1", None),
+    "107": (NgrokTokenRefused, "The ngrok token is no longer valid: it was reset or revoked", None),
+    "108": (TooManySessions, "The ngrok account already runs as many agents as its plan allows", None),
+    "116": (AgentRefused, "The ngrok token may not be used from this machine's address", ELSEWHERE),
+    "120": (AgentRefused, TOO_OLD, UPDATE),
+    "121": (AgentRefused, TOO_OLD, UPDATE),
+    "123": (
+        AgentRefused,
+        "The ngrok account's e-mail address is not verified yet",
+        "Verify it at https://dashboard.ngrok.com/user/settings, then open the tunnel again.",
+    ),
+    "313": (DomainRefused, PAID_NAME, None),
+    "314": (DomainRefused, PAID_NAME, None),
+    "316": (DomainRefused, "The ngrok token may not use the domain {domain}", None),
+    "319": (DomainRefused, "The domain {domain} is not reserved in your ngrok account", None),
+    "320": (DomainRefused, "The domain {domain} belongs to another ngrok account", None),
+    "324": (TooManySessions, "The ngrok account already runs as many endpoints as its plan allows", None),
+    "326": (DomainRefused, BAD_NAME, BARE_NAME),
+    "327": (DomainRefused, BAD_NAME, BARE_NAME),
+    "334": (EndpointOnline, "The address {domain} is already online through another ngrok agent", None),
+    "347": (DomainRefused, BAD_NAME, BARE_NAME),
+    "348": (TooManySessions, "The ngrok account already runs as many sessions as its plan allows", None),
+    "4018": (NgrokTokenMissing, "ngrok got no authtoken", None),
+    "9036": (DomainRefused, BAD_NAME, BARE_NAME),
+    "9037": (DomainRefused, BAD_NAME, BARE_NAME),
+    "9038": (DomainRefused, BAD_NAME, BARE_NAME),
+    "9040": (AgentRefused, "ngrok takes no agents from this machine's address", ELSEWHERE),
+    "15002": (
+        DomainRefused,
+        "The ngrok account's plan wants a domain to be named",
+        "Take one from https://dashboard.ngrok.com/domains and set it as the domain.",
+    ),
+    "15013": (
+        DomainRefused,
+        "The ngrok account has no domain of its own yet",
+        "Open https://dashboard.ngrok.com/domains once to get one, then open the tunnel again.",
+    ),
+}
+
+
+def explained(text: str, *, domain: str | None, program: Path) -> TunnelError:
+    """The error for what the agent said, in which the token has been scrubbed already."""
+    found = ERROR_CODE.search(text)
+    if found is None:
+        return _without_code(text, program)
+    kind, message, hint = REASONS.get(found[1], (TunnelError, "ngrok refused the tunnel", f"See {ALL_CODES}."))
+    # Without a domain of one's own ngrok gives the account's, whose name only ngrok knows.
+    message = message.format(domain=domain or "of your ngrok account", program=program)
+    return kind(f"{message} ({found[0]}).", hint=hint)
+
+
+def too_old(program: Path) -> TunnelError:
+    return AgentRefused(f"{TOO_OLD.format(program=program)}.", hint=UPDATE)
+
+
+def silent(program: Path, seconds: float) -> TunnelError:
+    return AgentSilent(
+        f"The ngrok agent at {program} did not open a tunnel within {seconds:g} s.",
+        hint=f"Check the network and https://status.ngrok.com, then open it again; if it stays silent, delete {program}"
+        " so that the newest agent is downloaded.",
+    )
+
+
+def _without_code(text: str, program: Path) -> TunnelError:
+    reason = " ".join(text.split())[:LONGEST_REASON].rstrip(".")
+    if reason:
+        return TunnelError(f"The ngrok agent could not open a tunnel: {reason}.")
+    return AgentSilent(f"The ngrok agent at {program} ended without a word.", hint=UPDATE)
