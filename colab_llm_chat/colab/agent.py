@@ -64,7 +64,9 @@ class Agent:
         # pyngrok takes these from the environment, and would put the token into the agent's arguments.
         self._config.auth_token = self._config.api_key = None
         self._process: subprocess.Popen[str] | None = None
-        self._starting: threading.Thread | None = None
+        # Not the thread itself: a join that is interrupted takes it for ended.
+        self._settled = threading.Event()
+        self._settled.set()
         self._complaints: deque[str] = deque(maxlen=MOST_COMPLAINTS)
         _quieten_pyngrok()
 
@@ -76,11 +78,11 @@ class Agent:
         """The public address that now leads to `upstream`. Raises TunnelError, at the latest after `seconds`."""
         outcome: list[str | TunnelError] = []
         self._config.startup_timeout = max(1, int(seconds))
-        self._starting = threading.Thread(target=self._attempt, args=(upstream, domain, outcome), daemon=True)
-        self._starting.start()
+        self._settled.clear()
+        threading.Thread(target=self._attempt, args=(upstream, domain, outcome), daemon=True).start()
         until = time.monotonic() + seconds
         while self._is_starting() and time.monotonic() < until:
-            self._starting.join(CHECK_SECONDS)
+            self._settled.wait(CHECK_SECONDS)
         if self._is_starting():
             self._stop_starting()
             outcome = [self._silence(domain, seconds)]
@@ -108,6 +110,8 @@ class Agent:
         except AGENT_FAULTS as error:
             # Made here, raised elsewhere: as a cause or context, pyngrok's error would carry the token along.
             outcome.append(self._explained(error, domain))
+        finally:
+            self._settled.set()
 
     def _is_starting(self) -> bool:
         """Whether pyngrok is still at it; notes the agent as soon as there is one."""
@@ -115,7 +119,7 @@ class Agent:
         if self._process is None and running is not None:
             self._process = running.proc
             orphans.remember(running.proc.pid, KIND, folder=self._folder)
-        return self._starting is not None and self._starting.is_alive()
+        return not self._settled.is_set()
 
     def _stop_starting(self) -> None:
         """pyngrok holds its lock while it starts an agent, so that only the agent's end frees it."""
@@ -123,8 +127,7 @@ class Agent:
         while self._is_starting() and time.monotonic() < until:
             if self._process is not None:
                 self._process.kill()
-            if self._starting is not None:
-                self._starting.join(CHECK_SECONDS)
+            self._settled.wait(CHECK_SECONDS)
 
     def _explained(self, error: Exception, domain: str | None) -> TunnelError:
         if isinstance(error, PyngrokNgrokHTTPError):

@@ -28,7 +28,7 @@ BAD_NAME = "{domain} is not a name that ngrok accepts"
 BARE_NAME = "Give the bare name as it stands at https://dashboard.ngrok.com/domains, such as NAME.ngrok-free.app."
 PAID_NAME = "ngrok's free plan cannot use the domain {domain}"
 TOO_OLD = "The ngrok agent at {program} is too old"
-UPDATE = "Delete that file and open the tunnel again: the newest agent is then downloaded."
+UPDATE = "Delete {program} and open the tunnel again: the newest agent is then downloaded."
 ELSEWHERE = "Run it from another network, or use the notebook's own link instead of ngrok."
 
 # Code -> (kind, what happened, next step where the kind's own would be wrong).
@@ -83,11 +83,11 @@ def explained(text: str, *, domain: str | None, program: Path) -> TunnelError:
     kind, message, hint = REASONS.get(found[1], (TunnelError, "ngrok refused the tunnel", f"See {ALL_CODES}."))
     # Without a domain of one's own ngrok gives the account's, whose name only ngrok knows.
     message = message.format(domain=domain or "of your ngrok account", program=program)
-    return kind(f"{message} ({found[0]}).", hint=hint)
+    return kind(f"{message} ({found[0]}).", hint=hint and hint.format(program=program))
 
 
 def too_old(program: Path) -> TunnelError:
-    return AgentRefused(f"{TOO_OLD.format(program=program)}.", hint=UPDATE)
+    return AgentRefused(f"{TOO_OLD.format(program=program)}.", hint=UPDATE.format(program=program))
 
 
 def silent(program: Path, seconds: float) -> TunnelError:
@@ -102,4 +102,4 @@ def _without_code(text: str, program: Path) -> TunnelError:
     reason = " ".join(text.split())[:LONGEST_REASON].rstrip(".")
     if reason:
         return TunnelError(f"The ngrok agent could not open a tunnel: {reason}.")
-    return AgentSilent(f"The ngrok agent at {program} ended without a word.", hint=UPDATE)
+    return AgentSilent(f"The ngrok agent at {program} ended without a word.", hint=UPDATE.format(program=program))
