@@ -10,6 +10,8 @@ ChatError
 │                     UnsupportedModel, ModelTooLarge
 ├── ColabError ────── SecretMissing ── SecretNotGranted, SecretUnreadable
 │                     DriveUnavailable ── DriveRefused, DriveCopyFailed
+├── TunnelError ───── NgrokTokenMissing, NgrokTokenRefused, TooManySessions, EndpointOnline, DomainRefused,
+│                     AgentRefused, AgentMissing, AgentSilent
 └── UsageError
 """
 

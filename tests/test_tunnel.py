@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from pyngrok import process as agents
 
 from colab_llm_chat import errors
+from colab_llm_chat.colab import agent as running_agent
 from colab_llm_chat.colab import orphans
 from colab_llm_chat.colab.tunnel import Tunnel, open_tunnel
 from colab_llm_chat.settings import Settings
@@ -187,6 +188,14 @@ def test_an_agent_that_dies_is_seen(agent: InstallAgent) -> None:
     with opened() as tunnel:
         agent_process(tunnel).kill()
         wait_until(lambda: not tunnel.alive)
+
+
+def test_an_agent_that_hangs_is_ended_all_the_same(agent: InstallAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_agent, "CLOSE_REQUEST_SECONDS", 0.2)
+    tunnel = opened()
+    agent_process(tunnel).suspend()
+    tunnel.close()
+    assert not tunnel.alive
 
 
 def test_the_agent_does_not_get_the_keyboards_interrupt(agent: InstallAgent) -> None:

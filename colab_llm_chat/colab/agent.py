@@ -41,6 +41,7 @@ ENDPOINT_NAME = "colab-llm-chat"
 SECRET_VARIABLES = ("NGROK_AUTHTOKEN", "NGROK_API_KEY", "COLAB_LLM_CHAT_NGROK_TOKEN")
 DOWNLOAD_SECONDS = 20
 REQUEST_SECONDS = 10
+CLOSE_REQUEST_SECONDS = 2
 CHECK_SECONDS = 0.05
 MOST_COMPLAINTS = 20
 END_SECONDS = 5.0
@@ -89,6 +90,7 @@ class Agent:
         [answer] = outcome or [self._silence(domain, seconds)]
         if isinstance(answer, TunnelError):
             raise answer
+        self._config.request_timeout = CLOSE_REQUEST_SECONDS
         return answer
 
     def close(self) -> None:
