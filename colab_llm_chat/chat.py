@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .engine.client import EngineClient, Generation, Progress
-from .errors import ChatError, ModelLoading, QueueFull
+from .errors import ChatError, LoadError, ModelLoading, QueueFull
 from .models.load import load_tokenizer
 from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, State, Status, Usage
 from .settings import Settings
+from .text.decode import REPLACEMENT
 from .text.prompts import Prompt, PromptEncoder
 from .text.sentences import SentenceCutter
 from .text.stream import TextStream
@@ -123,9 +124,11 @@ class Chat:
             self._prompts = PromptEncoder(self._tokenizer)
         except ChatError as error:
             self._tokenizer_error = error
-            log.error("%s %s", error.message, error.hint)
-        with self.changed:
-            self.changed.notify_all()
+        finally:
+            if self._prompts is None and self._tokenizer_error is None:
+                self._tokenizer_error = LoadError(f"The tokenizer of {self.settings.model_id} cannot be prepared.")
+            with self.changed:
+                self.changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,11 @@ class LocalReply:
     def __next__(self) -> Delta:
         return next(self._deltas)
 
+    @property
+    def dropped_messages(self) -> int | None:
+        """How many of the oldest messages were left out; None while the prompt is not made yet."""
+        return None if self._begun is None else self._begun.prompt.dropped_messages
+
     def cancel(self) -> None:
         """End the reply: its row is freed within one engine step, a waiting reader is released."""
         with self._chat.changed:
@@ -182,9 +190,9 @@ class LocalReply:
             return False
         prompt = ready.prompts.encode(self._request, context_length=ready.context_length)
         sampling = self._request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens})
-        generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=ready.eos_token_ids)
         stop = (*self._request.stop, *prompt.stop)
         text = TextStream(ready.tokenizer, stop=stop, prefix_ids=prompt.prefix_ids, strip_leading=prompt.strip_leading)
+        generation = self._chat.engine.submit(list(prompt.prompt_ids), sampling, eos_token_ids=ready.eos_token_ids)
         with self._chat.changed:
             self._begun = Begun(prompt, generation, text)
         if self._cancelled:
@@ -202,15 +210,18 @@ class LocalReply:
     def _wait_for_model(self) -> Iterator[Delta]:
         settings = self._chat.settings
         until = self._began + settings.load_wait_seconds
+        silent_since = time.monotonic()
         while self._begun is None and not self._cancelled and not self.try_begin():
             left = min(until - time.monotonic(), self._deadline.left())
             if left <= 0:
                 raise ModelLoading("The model is still loading.", retry_after=10)
             with self._chat.changed:
                 # Asked again under the lock: what became true since `try_begin` wakes nobody any more.
-                over = self._cancelled or self._chat.ready() is not None
-                changed = over or self._chat.changed.wait(min(left, settings.ping_seconds))
-            if not changed:
+                if not self._cancelled and self._chat.ready() is None:
+                    self._chat.changed.wait(min(left, settings.ping_seconds))
+            # By the clock: news of the loading wakes this thread far more often.
+            if time.monotonic() - silent_since >= settings.ping_seconds:
+                silent_since = time.monotonic()
                 yield Delta()
 
     def _generate(self, begun: Begun) -> Iterator[Delta]:
@@ -239,10 +250,12 @@ class LocalReply:
     ) -> tuple[str, FinishReason | None]:
         """The text that one progress brings, and why the reply ends with it if it does."""
         if progress is None:
-            return cutter.feed(text.flush(), soft=True) + cutter.cut(), "deadline"
-        if progress.end == "stop" or progress.end == "length":
-            piece = cutter.feed(text.flush(), soft=False)
-            return piece, "stop" if text.stopped else progress.end
+            return cutter.feed(_whole(text.flush()), soft=True) + cutter.cut(), "deadline"
+        if progress.end == "length":
+            piece = cutter.feed(_whole(text.flush()), soft=False)
+            return piece, "stop" if text.stopped else "length"
+        if progress.end == "stop":
+            return cutter.feed(text.flush(), soft=False), "stop"
         soft = self._deadline.soft()
         piece = cutter.feed(text.feed(progress.token_ids), soft=soft)
         if text.stopped:
@@ -260,6 +273,11 @@ class LocalReply:
             tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
         )
         return ReplyEnd(finish_reason=reason, usage=usage, dropped_messages=prompt.dropped_messages)
+
+
+def _whole(text: str) -> str:
+    """Without a last character of which only the first bytes were made: `continue` makes it anew."""
+    return text.rstrip(REPLACEMENT)
 
 
 class Deadline:

@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 
 VERSION = "0.1.0"
 DEMO_MODEL = "catbot"
+# Larger counts mean nothing, and break 32-bit arithmetic further down.
+LARGEST_COUNT = 2**31 - 1
 
 
 class SamplingParams(BaseModel):
@@ -19,14 +21,14 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens of the model.")
+    max_new_tokens: int = Field(512, ge=1, le=LARGEST_COUNT, description="Longest reply, in tokens of the model.")
     temperature: float = Field(
         0.7, ge=0, le=2, description="Randomness of the reply; 0 always takes the likeliest token."
     )
     top_p: float = Field(
         0.9, gt=0, le=1, description="Draw from the likeliest tokens that reach this probability; 1 is off."
     )
-    top_k: int = Field(50, ge=0, description="Draw from this many likeliest tokens; 0 is off.")
+    top_k: int = Field(50, ge=0, le=LARGEST_COUNT, description="Draw from this many likeliest tokens; 0 is off.")
     min_p: float = Field(
         0.0,
         ge=0,
@@ -39,7 +41,9 @@ class SamplingParams(BaseModel):
         le=10,
         description="Above 1 makes tokens already in the conversation less likely; 1 is off.",
     )
-    no_repeat_ngram_size: int = Field(0, ge=0, description="Never repeat a run of this many tokens; 0 is off.")
+    no_repeat_ngram_size: int = Field(
+        0, ge=0, le=LARGEST_COUNT, description="Never repeat a run of this many tokens; 0 is off."
+    )
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="The same seed and request give the same reply; unset draws anew."
     )
@@ -78,8 +82,15 @@ class Settings(SamplingParams):
     port: int = Field(5000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     access_key: str | None = Field(
         None,
+        # White space at the ends does not survive an HTTP header.
+        pattern=r"^(\S(.*\S)?)?$",
         description="Key that opens the server; made at start when reachable from outside, empty opens it to all.",
     )
+    tunnel: Literal["none", "ngrok", "colab"] = Field(
+        "none", description="Public address: by ngrok, or the private link that Colab gives each notebook."
+    )
+    domain: str | None = Field(None, description="Domain of your ngrok account; unset takes the account's own.")
+    ngrok_token: SecretStr | None = Field(None, description="Your ngrok authtoken, for `--tunnel ngrok`.")
     allowed_hosts: str = Field("", description="Further host names it answers to, separated by commas.")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, le=15 * 2**20, description="Largest request body, in bytes.")
     max_message_characters: int = Field(100_000, ge=1, description="Longest message, in characters.")

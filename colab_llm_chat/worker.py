@@ -11,9 +11,12 @@ import logging
 import os
 import sys
 import threading
+import traceback
+import warnings
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
+from .engine.sequence import Sequence, StepReport
 from .errors import ChatError
 from .settings import SamplingParams, Settings
 
@@ -39,10 +42,11 @@ class Worker:
             return 1
         while True:
             while not self._engine.busy or not self._inbox.empty():
+                if self._inbox.empty():
+                    # Nothing is owed any more: silence from here on is not a hang.
+                    self._report(StepReport())
                 self._obey(self._inbox.get())
-            report = self._engine.step()
-            errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
-            self._send({"step": report.tokens, "ended": report.ended, "errors": errors})
+            self._report(self._engine.step())
 
     def _load(self, settings: Settings) -> None:
         from .models.hub import fetch_model
@@ -52,26 +56,35 @@ class Worker:
         self._send({"folder": str(files.folder)})
         self._tell(0.7, "loading onto the hardware")
         # Only now: importing torch takes seconds, and the parent loads the tokenizer meanwhile.
+        from .engine.choose import choose_runner
         from .engine.loop import Engine
-        from .engine.runner import check_flat
-        from .engine.sequential import SequentialRunner
         from .models.load import load_model
 
         loaded = load_model(files.folder, settings=settings, on_progress=lambda f, d: self._tell(0.7 + 0.3 * f, d))
         context_length = min(settings.context_length or loaded.facts.context_length, loaded.facts.context_length)
-        runner = check_flat(loaded.model, context_length=context_length) or SequentialRunner(loaded.model)
-        self._engine = Engine(runner, max_rows=settings.max_rows, context_length=context_length)
+        runner = choose_runner(loaded.model, context_length=context_length)
+        self._engine = Engine(
+            runner,
+            max_rows=settings.max_rows,
+            context_length=context_length,
+            beat=lambda: self._report(StepReport()),
+        )
         self._send({"ready": {**loaded.facts.to_dict(), "context_length": context_length}})
 
     def _obey(self, message: Message) -> None:
-        from .engine.sequence import Sequence
-
         if "cancel" in message:
             self._engine.cancel(message["cancel"])
             return
         sampling = SamplingParams(**message["sampling"])
         eos_token_ids = frozenset(message["eos_token_ids"])
-        self._engine.submit(Sequence(message["submit"], message["prompt_ids"], sampling, eos_token_ids))
+        try:
+            self._engine.submit(Sequence(message["submit"], message["prompt_ids"], sampling, eos_token_ids))
+        except ChatError as error:
+            self._report(StepReport(failed=[(message["submit"], error)]))
+
+    def _report(self, report: StepReport) -> None:
+        errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
+        self._send({"step": report.tokens, "ended": report.ended, "errors": errors})
 
     def _tell(self, progress: float, detail: str) -> None:
         self._send({"loading": progress, "detail": detail})
@@ -91,14 +104,20 @@ def _read(inbox: SimpleQueue[Message]) -> None:
 def main() -> int:
     """Serve one parent. Standard output is the pipe, so whatever prints is sent to standard error."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # bitsandbytes says this once a layer and step.
+    warnings.filterwarnings("ignore", message="MatMul8bitLt")
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     inbox: SimpleQueue[Message] = SimpleQueue()
     threading.Thread(target=_read, args=(inbox,), daemon=True).start()
-    code = Worker(inbox, output).run()
-    # Not sys.exit: a thread is blocked in a read of standard input.
-    output.flush()
-    os._exit(code)
+    code = 1
+    try:
+        code = Worker(inbox, output).run()
+    finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        # Not sys.exit: a thread is blocked in a read of standard input, which an orderly end cannot interrupt.
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from colab_llm_chat.engine import attention
+from colab_llm_chat.engine.choose import check_flat, choose_runner, freeze_rotary
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner, check_flat
+from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence, Step
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.engine.slots import Arena
@@ -76,7 +77,7 @@ def run(engine: Engine, sequences: Iterable[Sequence], *, late: int = 0) -> dict
 
 def batched_ids(model: PreTrainedModel, **fields: object) -> list[list[int]]:
     """The same prompts in one batch of at most five rows, prompts in chunks of 16, three of them joining late."""
-    runner = FlatRunner(model, context_length=CONTEXT)
+    runner = FlatRunner(model)
     runner.chunk_size = 16
     sequences = [
         Sequence(i, list(prompt), greedy(length, **fields))
@@ -89,7 +90,7 @@ def batched_ids(model: PreTrainedModel, **fields: object) -> list[list[int]]:
 def scaled(family: str, **overrides: object) -> PreTrainedModel:
     if family == "gemma2":
         overrides = {"attn_logit_softcapping": 1.0, "sliding_window": 8, "tie_word_embeddings": False, **overrides}
-    return tiny_model(family, scale=7.0, **overrides)
+    return tiny_model(family, scale=7.0, **{**UNUSUAL.get(family, {}), **overrides})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,16 +160,91 @@ def test_the_load_check_takes_a_supported_model_and_refuses_wrong_attention(monk
     assert check_flat(model, context_length=CONTEXT) is None
 
 
-def test_the_sequential_runner_gives_the_ids_of_generate() -> None:
+def run_all(engine: Engine, *, late: int = 0) -> list[list[int] | ChatError]:
+    """The standard prompts through an engine."""
+    sequences = [Sequence(i, list(p), greedy(n)) for i, (p, n) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))]
+    results = run(engine, sequences, late=late)
+    return [results[i] for i in range(len(sequences))]
+
+
+# What keeps configs of unusual families tiny.
+GROUPED = {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False}
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+UNUSUAL: dict[str, dict[str, object]] = {
+    "llama4_text": {**GROUPED, **EXPERTS, "attention_chunk_size": 16, "floor_scale": 16, "intermediate_size_mlp": 128},
+    "doge": GROUPED,
+    "qwen2_moe": {
+        **EXPERTS, "num_key_value_heads": 2, "sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1,
+        "shared_expert_intermediate_size": 32, "tie_word_embeddings": False,
+    },
+    "phimoe": {**EXPERTS, "num_key_value_heads": 2, "sliding_window": 16},
+    "bamba": {
+        **GROUPED, "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_expand": 2,
+        "mamba_d_state": 16,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("family", ["llama", "mamba", "bamba"])
+def test_the_sequential_runner_gives_the_ids_of_generate(family: str, cached: bool) -> None:
+    model = scaled(family)
+    expected = expected_ids(model)
+    engine = Engine(SequentialRunner(model, cached=cached), max_rows=4, context_length=CONTEXT)
+    assert run_all(engine, late=2) == expected
+
+
+@pytest.mark.parametrize("family", ["llama4_text", "doge", "qwen2_moe", "phimoe"])
+def test_a_model_that_the_batched_engine_would_run_wrongly_gets_the_other(family: str) -> None:
+    model = scaled(family)
+    expected = expected_ids(model)
+    runner = choose_runner(model, context_length=CONTEXT)
+    assert isinstance(runner, SequentialRunner)
+    assert run_all(Engine(runner, max_rows=4, context_length=CONTEXT)) == expected
+
+
+def test_rotary_factors_by_length_are_fixed_and_the_model_stays_batched() -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64,
+        "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+    }  # fmt: skip
+    model = scaled("phi3", rope_parameters=rope, original_max_position_embeddings=64, sliding_window=None)
+    assert isinstance(choose_runner(model, context_length=CONTEXT), FlatRunner)
+    assert not freeze_rotary(model, CONTEXT)
+
+
+def test_a_transient_failure_does_not_spoil_a_cache_that_changes_in_place() -> None:
+    model = scaled("mamba")
+    expected = expected_ids(model)
+    failures = iter([False] * 20 + [True])
+
+    def fail_once(*_: object) -> None:
+        if next(failures, False):
+            raise torch.OutOfMemoryError("planted")
+
+    model.backbone.layers[1].register_forward_pre_hook(fail_once)
+    assert run_all(Engine(SequentialRunner(model), max_rows=4, context_length=CONTEXT)) == expected
+
+
+def test_a_failure_while_sampling_is_told_to_its_own_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     model = scaled("llama")
     expected = expected_ids(model)
-    engine = Engine(SequentialRunner(model), max_rows=4, context_length=CONTEXT)
-    sequences = [
-        Sequence(i, list(prompt), greedy(length))
-        for i, (prompt, length) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))
-    ]
-    results = run(engine, sequences, late=2)
-    assert [results[i] for i in range(len(sequences))] == expected
+    banned = Sequence.banned_ids
+
+    def explode(sequence: Sequence) -> set[int]:
+        if sequence.sequence_id == 99:
+            raise OverflowError("planted")
+        return banned(sequence)
+
+    monkeypatch.setattr(Sequence, "banned_ids", explode)
+    engine = Engine(FlatRunner(model), max_rows=5, context_length=CONTEXT)
+    engine.submit(Sequence(99, [1, 2, 3], greedy(5)))
+    assert run_all(engine) == expected
+
+
+def test_ids_that_the_model_does_not_know_are_refused() -> None:
+    with pytest.raises(ChatError, match="512"):
+        engine_of(SHARED_MODEL).submit(Sequence(0, [1, 512], greedy(3)))
 
 
 def test_an_exception_in_one_reply_is_told_there_and_the_rest_go_on() -> None:
@@ -182,7 +258,7 @@ def test_an_exception_in_one_reply_is_told_there_and_the_rest_go_on() -> None:
             raise RuntimeError("planted")
 
     model.register_forward_pre_hook(explode, with_kwargs=True)
-    runner = FlatRunner(model, context_length=CONTEXT)
+    runner = FlatRunner(model)
     sequences = [Sequence(i, list(p), greedy(n)) for i, (p, n) in enumerate(zip(prompts(), REPLY_LENGTHS, strict=True))]
     sequences.insert(2, Sequence(99, [5, 6, poison, 7], greedy(5)))
     results = run(Engine(runner, max_rows=5, context_length=CONTEXT), sequences, late=3)
@@ -201,21 +277,20 @@ def test_logits_that_are_not_finite_fail_only_their_row() -> None:
 
 
 class Poisoned(FlatRunner):
-    """Sequence 3 computes not-a-number from its fourth token on."""
+    """Sequence 3 computes not-a-number from its fourth token on, and leaves it in its keys."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model, context_length=CONTEXT)
-
+    @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
         logits = super().forward(step).clone()
         for row, sequence in zip(logits, step.sampled, strict=True):
             if sequence.sequence_id == 3 and len(sequence.ids) > sequence.prompt_length + 3:
                 row[7] = float("nan")
+                self.arena.values[0][step.sampled.index(sequence)] = float("nan")
         return logits
 
 
 def test_cancel_frees_the_row_before_the_next_step_in_prefill_too() -> None:
-    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    runner = FlatRunner(scaled("llama"))
     runner.chunk_size = 16
     engine = Engine(runner, max_rows=2, context_length=CONTEXT)
     engine.submit(Sequence(1, list(range(1, 90)), greedy(20)))
@@ -231,19 +306,19 @@ def test_cancel_frees_the_row_before_the_next_step_in_prefill_too() -> None:
 def test_end_of_text_ends_a_reply_and_is_not_part_of_it() -> None:
     model = scaled("llama")
     first, second, *_ = expected_ids(model)[0]
-    engine = Engine(FlatRunner(model, context_length=CONTEXT), max_rows=2, context_length=CONTEXT)
+    engine = Engine(FlatRunner(model), max_rows=2, context_length=CONTEXT)
     results = run(engine, [Sequence(1, prompts()[0], greedy(20), eos_token_ids=frozenset({second}))])
     assert results[1] == ([first] if first != second else [])
 
 
 def test_a_reply_ends_where_the_context_ends() -> None:
-    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    runner = FlatRunner(scaled("llama"))
     results = run(Engine(runner, max_rows=2, context_length=40), [Sequence(1, list(range(1, 31)), greedy(99))])
     assert len(results[1]) == 10
 
 
 def test_memory_is_given_back_when_nothing_runs() -> None:
-    runner = FlatRunner(scaled("llama"), context_length=CONTEXT)
+    runner = FlatRunner(scaled("llama"))
     run(Engine(runner, max_rows=3, context_length=CONTEXT), [Sequence(i, [1, 2, 3], greedy(4)) for i in range(5)])
     assert not runner.arena.keys
 
@@ -259,7 +334,7 @@ def test_a_seeded_reply_is_the_same_alone_and_in_a_batch() -> None:
 
 
 def engine_of(model: PreTrainedModel) -> Engine:
-    return Engine(FlatRunner(model, context_length=CONTEXT), max_rows=4, context_length=CONTEXT)
+    return Engine(FlatRunner(model), max_rows=4, context_length=CONTEXT)
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -268,7 +343,7 @@ def engine_of(model: PreTrainedModel) -> Engine:
     st.integers(1, 5),
 )
 def test_random_joins_cancels_and_ends_leave_no_row_behind(work: list[tuple[int, int, int]], rows: int) -> None:
-    runner = FlatRunner(SHARED_MODEL, context_length=CONTEXT)
+    runner = FlatRunner(SHARED_MODEL)
     engine = Engine(runner, max_rows=rows, context_length=CONTEXT)
     for i, (prompt, reply, _) in enumerate(work):
         engine.submit(Sequence(i, [1 + i] * prompt, greedy(reply)))

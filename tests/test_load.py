@@ -81,6 +81,15 @@ def test_bitsandbytes_makes_the_weights_smaller_on_the_cpu_too(
     assert difference < 0.5
 
 
+def test_layers_that_cannot_be_packed_for_the_cpu_stay_whole(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "llama", hidden_size=64, intermediate_size=96)
+    model = loaded(folder, quantization="4bit").model
+    kinds = {name.rsplit(".", 1)[-1]: type(module).__name__ for name, module in model.named_modules()}
+    assert (kinds["down_proj"], kinds["up_proj"], kinds["lm_head"]) == ("Linear", "Linear4bit", "Linear")
+    with torch.inference_mode():
+        assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+
+
 def test_auto_is_no_quantisation_on_the_cpu(llama: Path) -> None:
     assert loaded(llama, quantization="auto").facts.quantization == "none"
 

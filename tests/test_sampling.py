@@ -89,9 +89,12 @@ def test_a_row_draws_the_same_in_any_company(kinds: list[tuple[float, int, float
     assert together == alone
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-46, 1e-38, 1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("top_k", [0, 1, 50])
+def test_temperature_near_zero_takes_the_likeliest(temperature: float, top_k: int) -> None:
     logits = logits_of(4)
-    assert drawn_ids(logits, SamplingParams(temperature=0.0), 3) == [int(logits.argmax())] * 3
+    params = SamplingParams(temperature=temperature, top_k=top_k)
+    assert drawn_ids(logits, params, 3) == [int(logits.argmax())] * 3
 
 
 def test_unseeded_rows_differ() -> None:

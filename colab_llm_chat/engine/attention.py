@@ -16,10 +16,14 @@ from .sequence import Step
 
 
 class FlatAttention:
-    """Attention of one runner. `begin` sets the step; transformers then calls it once a layer."""
+    """Attention of one runner. `begin` sets the step; transformers then calls it once a layer.
+
+    `windows` remembers the sliding window that each layer handed over.
+    """
 
     def __init__(self) -> None:
         self.name = f"flat_{id(self):x}"
+        self.windows: dict[int, int | None] = {}
         self._step = Step([])
         self._masks: dict[tuple[str, int | None], torch.Tensor] = {}
         AttentionInterface.register(self.name, self)
@@ -42,6 +46,9 @@ class FlatAttention:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """query [1, heads, T, head_dim], key and value a layer's arenas -> [1, T, heads, head_dim]."""
+        if attention_mask is not None:
+            raise ValueError("this model hands a mask of its own to its attention")
+        self.windows[getattr(module, "layer_idx", -1)] = sliding_window
         step, rows, outputs = self._step, len(self._step.rows), []
         groups = query.shape[1] // key.shape[1]
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,13 @@ log = logging.getLogger("colab_llm_chat")
 Message = dict[str, Any]
 WATCH_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
+# A model that loaded once loads again, unless something is wrong that stays wrong.
+MOST_FAILED_STARTS = 3
+STARTED_IN_VAIN = "Look at the server's log for the cause, then start the server again."
+HINTS = {
+    -signal.SIGKILL: "It was killed, most likely for want of memory: pick a smaller model, or --quantization 4bit.",
+    -signal.SIGILL: "This processor lacks an instruction that was used: leave --dtype out, or give another one.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,7 @@ class Generation:
 
     def cancel(self) -> None:
         self._on_cancel(self.sequence_id)
+        # The worker says nothing of a cancelled sequence: whoever waits is released from here.
         self.put(Progress(end="cancelled"))
 
 
@@ -86,7 +95,10 @@ class EngineClient:
         self._live: dict[int, Generation] = {}
         self._outbox: SimpleQueue[Message | None] = SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
-        self._heard = time.monotonic()
+        # Since when the worker owes an answer: a submit or cancel it has not spoken after. None while it owes none.
+        self._owed_since: float | None = None
+        self._was_ready = False
+        self._failed_starts = 0
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._supervise, self._watch)]
 
@@ -100,10 +112,8 @@ class EngineClient:
             if self.status.state != "ok":
                 raise EngineFailed("The engine is not running.", retry_after=5)
             generation = Generation(next(self._ids), self._cancel)
-            if not self._live:
-                self._heard = time.monotonic()
             self._live[generation.sequence_id] = generation
-            self._outbox.put(
+            self._ask(
                 {
                     "submit": generation.sequence_id,
                     "prompt_ids": prompt_ids,
@@ -127,7 +137,7 @@ class EngineClient:
         """End the worker and every generation; returns when it is gone."""
         with self._lock:
             self._closing.set()
-            self.status = EngineStatus(detail="closed")
+            self.status = EngineStatus(state="failed", error=EngineFailed("The engine is closed."))
             self._outbox.put(None)
         process = self._process
         if process is not None:
@@ -142,15 +152,23 @@ class EngineClient:
     def _cancel(self, sequence_id: int) -> None:
         with self._lock:
             if self._live.pop(sequence_id, None) is not None:
-                self._outbox.put({"cancel": sequence_id})
+                self._ask({"cancel": sequence_id})
+
+    def _ask(self, message: Message) -> None:
+        self._outbox.put(message)
+        self._owed_since = self._owed_since or time.monotonic()
 
     def _supervise(self) -> None:
-        while not self._closing.is_set():
-            process = self._spawn()
+        while not self.closed:
+            try:
+                process = self._spawn()
+            except OSError as error:
+                self._change(state="failed", error=EngineFailed(f"The engine process cannot be started: {error}"))
+                return
             threading.Thread(target=self._write, args=(process, self._outbox), daemon=True).start()
             with process.stdout or open(os.devnull, "rb") as lines:
                 for line in lines:
-                    self._receive(json.loads(line))
+                    self._receive(line)
             if not self._bury(process.wait()):
                 return
 
@@ -184,8 +202,13 @@ class EngineClient:
         except OSError:
             log.debug("the engine's pipe is closed")
 
-    def _receive(self, message: Message) -> None:
-        self._heard = time.monotonic()
+    def _receive(self, line: bytes) -> None:
+        try:
+            message: Message = json.loads(line)
+        except ValueError:
+            # A line cut by a kill, or printed by something that runs before the worker itself.
+            log.warning("the engine sent a line that is no message: %.80r", line)
+            return
         if "step" in message:
             self._deliver(message)
         elif "loading" in message:
@@ -193,6 +216,7 @@ class EngineClient:
         elif "folder" in message:
             self._change(folder=message["folder"])
         elif "ready" in message:
+            self._was_ready, self._failed_starts = True, 0
             self._change(state="ok", progress=1.0, detail="", facts=message["ready"])
         elif "failed" in message:
             self._change(state="failed", error=ChatError.from_dict(message["failed"]))
@@ -208,36 +232,38 @@ class EngineClient:
             for sequence_id, error in message["errors"]:
                 if generation := self._live.pop(sequence_id, None):
                     generation.put(Progress(error=ChatError.from_dict(error)))
+            self._owed_since = time.monotonic() if self._live else None
 
-    def _bury(self, code: int | None) -> bool:
+    def _bury(self, code: int) -> bool:
         """Tell everybody that the worker is gone; True when it is to be started again."""
         self._outbox.put(None)
         with self._lock:
             orphans, self._live = list(self._live.values()), {}
-            was = self.status.state
-            if was == "ok":
+            self._owed_since = None
+            was, told = self.status.state, self.status.error is not None
+            self._failed_starts += was == "loading"
+            again = not told and not self.closed and self._was_ready and self._failed_starts < MOST_FAILED_STARTS
+            if again:
                 self.status = EngineStatus(detail="starting the engine again", folder=self.status.folder)
         for orphan in orphans:
             orphan.put(Progress(error=EngineFailed("The engine ended while it made this reply.", retry_after=5)))
-        if self._closing.is_set():
-            return False
-        log.error("the engine ended with code %s; %d replies failed", code, len(orphans))
-        if was == "loading":
-            hint = "It was killed, most likely for want of memory: pick a smaller model." if code == -9 else None
-            error = EngineFailed(f"The engine ended with code {code} while it loaded the model.", hint=hint)
-            self._change(state="failed", error=error)
+        if not told and not self.closed:
+            log.error("the engine ended with code %s; %d replies failed", code, len(orphans))
+        if not told and not again:
+            ended = f"The engine ended with code {code} while it loaded the model."
+            self._change(state="failed", error=EngineFailed(ended, hint=HINTS.get(code, STARTED_IN_VAIN)))
         self._on_change()
-        return was == "ok"
+        return again
 
     def _watch(self) -> None:
-        """End a worker that hangs: replies wait, but no step was heard of for too long."""
+        """End a worker that hangs: it owes an answer, but has said nothing for too long."""
         while not self._closing.wait(WATCH_SECONDS):
-            silent = time.monotonic() - self._heard
-            process = self._process
-            if self._live and process is not None and silent > self._settings.step_timeout_seconds:
+            owed_since, process = self._owed_since, self._process
+            silent = time.monotonic() - owed_since if owed_since is not None else 0.0
+            if process is not None and silent > self._settings.step_timeout_seconds:
                 log.error("the engine has not answered for %.0f s and is ended", silent)
+                self._owed_since = None
                 process.kill()
-                self._heard = time.monotonic()
 
     def _change(self, **changes: Any) -> None:
         with self._lock:

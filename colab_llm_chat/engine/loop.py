@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import torch
 
 from ..errors import ChatError, GenerationFailed, OutOfMemory
 from .runner import Runner
-from .sampling import sample
+from .sampling import Sampled, sample
 from .scheduler import Scheduler
-from .sequence import EndReason, Sequence, Step
+from .sequence import Sequence, Step, StepReport
 
 log = logging.getLogger("colab_llm_chat")
-
-
-@dataclass(slots=True)
-class StepReport:
-    """What one step brought: new ids, sequences that ended and why, sequences that failed and how."""
-
-    tokens: list[tuple[int, int]] = field(default_factory=list)
-    ended: list[tuple[int, EndReason]] = field(default_factory=list)
-    failed: list[tuple[int, ChatError]] = field(default_factory=list)
 
 
 class Engine:
     """Generates for many sequences at once: submit, cancel, and step while `busy`."""
 
-    def __init__(self, runner: Runner, *, max_rows: int, context_length: int) -> None:
+    def __init__(
+        self, runner: Runner, *, max_rows: int, context_length: int, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        """`beat` is called between the forwards of a step that needs several, as a sign of life."""
         self._runner = runner
+        self._beat = beat
         self._context_length = context_length
         self._alive: dict[int, Sequence] = {}
         self._scheduler = Scheduler(
@@ -42,7 +37,15 @@ class Engine:
         return self._scheduler.busy
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a generation; its prompt has at least one id and leaves room for one more."""
+        """Queue a generation; its prompt has at least one id and leaves room for one more.
+
+        Raises GenerationFailed for ids that the model has no embedding for: on a GPU they would take all rows along.
+        """
+        if max(sequence.ids) >= self._runner.vocab_size:
+            raise GenerationFailed(
+                f"The tokenizer made id {max(sequence.ids)}, but the model knows {self._runner.vocab_size} ids.",
+                hint="Tokenizer and model do not belong together; start the server with another model.",
+            )
         self._alive[sequence.sequence_id] = sequence
         self._scheduler.add(sequence)
 
@@ -56,19 +59,17 @@ class Engine:
         report = StepReport()
         began = time.perf_counter()
         step = self._scheduler.schedule()
-        logits = self._attempt(step)
-        if isinstance(logits, Exception):
-            step, logits = self._isolate(step, report)
-        self._take(step, logits, report)
-        self._scheduler.observe(step, time.perf_counter() - began)
+        drawn = self._attempt(step)
+        if isinstance(drawn, Exception):
+            step, drawn = self._isolate(step, report)
+        else:
+            self._scheduler.observe(step, time.perf_counter() - began)
+        self._take(step, drawn, report)
         return report
 
-    def _take(self, step: Step, logits: torch.Tensor, report: StepReport) -> None:
+    def _take(self, step: Step, drawn: Sampled, report: StepReport) -> None:
         sampled = step.sampled
         self._scheduler.advance(step)
-        if not sampled:
-            return
-        drawn = sample(logits, sampled)
         for row, token_id, finite in zip(sampled, drawn.token_ids, drawn.finite, strict=True):
             if not finite:
                 self._fail(row, GenerationFailed("The model computed numbers that are not finite."), report)
@@ -80,10 +81,11 @@ class Engine:
                 report.ended.append((row.sequence_id, reason))
                 self._drop(row)
 
-    def _attempt(self, step: Step) -> torch.Tensor | Exception:
-        """Logits of a step, or what went wrong. Raises where the device itself is lost: only a new process helps."""
+    def _attempt(self, step: Step) -> Sampled | Exception:
+        """What a step draws, or what went wrong. Raises where the device itself is lost: only a new process helps."""
         try:
-            return self._runner.forward(step)
+            logits = self._runner.forward(step)
+            return sample(logits, step.sampled) if step.sampled else Sampled([], [])
         except torch.AcceleratorError:
             raise
         except Exception as error:
@@ -91,35 +93,40 @@ class Engine:
             # Its frames hold tensors, which after running out of memory the next attempt needs.
             return error.with_traceback(None)
 
-    def _isolate(self, step: Step, report: StepReport) -> tuple[Step, torch.Tensor]:
+    def _isolate(self, step: Step, report: StepReport) -> tuple[Step, Sampled]:
         """Find the sequences at fault by running each alone; returns the step of those that are not."""
-        results = [(single, self._attempt(single)) for single in step.split()]
-        good = [(single, logits) for single, logits in results if isinstance(logits, torch.Tensor)]
+        results = []
+        for single in step.split():
+            results.append((single, self._attempt(single)))
+            self._beat()
+        good = [(single, drawn) for single, drawn in results if isinstance(drawn, Sampled)]
         # Only now: failing one moves another row into its slot.
         for single, cause in results:
             if isinstance(cause, Exception):
                 self._fail(single.rows[0] if single.chunk is None else single.chunk.sequence, _told(cause), report)
-        if not good:
-            return Step([]), torch.empty(0)
         rows = [single.rows[0] for single, _ in good if single.chunk is None]
         chunk = next((single.chunk for single, _ in good if single.chunk is not None), None)
-        return Step(rows, chunk), torch.cat([logits for _, logits in good])
+        token_ids = [token_id for _, drawn in good for token_id in drawn.token_ids]
+        finite = [value for _, drawn in good for value in drawn.finite]
+        return Step(rows, chunk), Sampled(token_ids, finite)
 
     def _fail(self, sequence: Sequence, error: ChatError, report: StepReport) -> None:
         report.failed.append((sequence.sequence_id, error))
-        self._drop(sequence)
+        slot = self._drop(sequence)
+        if slot is not None:
+            self._runner.scrub(slot)
 
-    def _drop(self, sequence: Sequence) -> None:
+    def _drop(self, sequence: Sequence) -> int | None:
+        """Forget a sequence; returns the arena slot that is free now, if it had one."""
         self._alive.pop(sequence.sequence_id, None)
-        self._scheduler.remove(sequence)
+        slot = self._scheduler.remove(sequence)
         self._runner.forget(sequence)
         if not self._scheduler.busy:
             self._runner.idle()
+        return slot
 
 
 def _told(error: Exception) -> ChatError:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         return OutOfMemory("The device ran out of memory for this conversation.")
     return GenerationFailed(f"The model failed while generating this reply ({type(error).__name__}).")

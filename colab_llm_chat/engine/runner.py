@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ..settings import SamplingParams
 from .attention import FlatAttention
-from .sequence import Chunk, Sequence, Step
+from .sequence import Sequence, Step
 from .slots import Arena
 
 if TYPE_CHECKING:
@@ -30,12 +29,14 @@ class Runner(Protocol):
 
     chunk_size: int
     whole_prompts: bool
+    vocab_size: int
 
     def forward(self, step: Step) -> torch.Tensor:
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
         ...
 
     def move(self, source: int, target: int) -> None: ...
+    def scrub(self, slot: int) -> None: ...
     def forget(self, sequence: Sequence) -> None: ...
     def idle(self) -> None: ...
 
@@ -45,14 +46,14 @@ class FlatRunner:
 
     whole_prompts = False
 
-    def __init__(self, model: PreTrainedModel, *, context_length: int) -> None:
-        freeze_rotary(model, context_length)
+    def __init__(self, model: PreTrainedModel) -> None:
         self.arena = Arena()
+        self.vocab_size = embedded_ids(model)
         self.chunk_size = FIRST_CHUNK.get(model.device.type, 32)
         self._model = model
-        self._attention = FlatAttention()
+        self.attention = FlatAttention()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        model.set_attn_implementation(self._attention.name)
+        model.set_attn_implementation(self.attention.name)
 
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
@@ -66,7 +67,7 @@ class FlatRunner:
             # Where nothing is sampled one position is kept all the same: models expect at least one.
             kept += [len(ids) - 1] if step.chunk.completes_prompt or not kept else []
         self.arena.begin(step, device=device)
-        self._attention.begin(step)
+        self.attention.begin(step)
         inputs = torch.tensor([[ids], [positions], [kept + [0] * (len(ids) - len(kept))]]).to(device)
         where = inputs[2, 0, : len(kept)]
         extra = {"logits_to_keep": where} if self._keeps_logits else {}
@@ -79,6 +80,9 @@ class FlatRunner:
     def move(self, source: int, target: int) -> None:
         self.arena.move(source, target)
 
+    def scrub(self, slot: int) -> None:
+        self.arena.scrub(slot)
+
     def forget(self, sequence: Sequence) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""
 
@@ -86,51 +90,7 @@ class FlatRunner:
         self.arena.clear()
 
 
-def freeze_rotary(model: PreTrainedModel, context_length: int) -> None:
-    """One fixed set of rotary factors, as for the longest conversation.
-
-    longrope and dynamic NTK choose theirs by the longest row of a batch, so that one row would change another.
-    """
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        if not isinstance(kind, str) or not ("dynamic" in kind or kind == "longrope"):
-            continue
-        positions = torch.tensor([[context_length - 1]], device=model.device)
-        module(torch.zeros(1, 1, 1, device=model.device, dtype=model.dtype), positions)
-        module.__dict__["rope_type"] = "default"
-
-
-@torch.inference_mode()
-def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | None:
-    """A batched runner, or None where its logits differ from the model's own for two unequal rows."""
-    if not getattr(model, "_supports_attention_backend", False):
-        log.info("%s does not take the batched engine's attention", type(model).__name__)
-        return None
-    own = model.config._attn_implementation
-    prompts = [[1 + i % 7 for i in range(9)], [2, 3, 5]]
-    model.set_attn_implementation("eager")
-    expected = [model(input_ids=torch.tensor([p], device=model.device)).logits[0, -1].float() for p in prompts]
-    try:
-        runner = FlatRunner(model, context_length=context_length)
-        difference = max(
-            float((row - want).abs().max() / want.abs().max().clamp(min=1e-6))
-            for row, want in zip(_two_rows(runner, prompts), expected, strict=True)
-        )
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        log.info("the batched engine cannot run %s: %r", type(model).__name__, error)
-        difference = float("inf")
-    allowed = 1e-3 if model.dtype == torch.float32 else 0.05
-    if difference <= allowed:
-        runner.arena.clear()
-        return runner
-    log.warning("%s: batched logits differ by %.2g, one reply at a time instead", type(model).__name__, difference)
-    model.set_attn_implementation(own)
-    return None
-
-
-def _two_rows(runner: FlatRunner, prompts: list[list[int]]) -> torch.Tensor:
-    """Logits [2, vocab] after each prompt, the last step of both computed in one forward."""
-    rows = [Sequence(i, list(prompt), SamplingParams()) for i, prompt in enumerate(prompts)]
-    for slot, row in enumerate(rows):
-        runner.forward(Step([], Chunk(row, slot, 0, row.ids[:-1])))
-    return runner.forward(Step(rows)).float()
+def embedded_ids(model: PreTrainedModel) -> int:
+    """How many token ids the model has embeddings for; often more than its tokenizer makes."""
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])

@@ -16,6 +16,8 @@ from .sequence import Sequence
 
 # Candidates kept by topk where only top-p bounds them: the mass it misses is sorted exactly.
 TOP_P_CANDIDATES = 1024
+# Dividing by less than this leaves the range of float32; the likeliest token has all the mass long before.
+COLDEST = 1e-5
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,7 +35,7 @@ def sample(logits: torch.Tensor, rows: list[Sequence]) -> Sampled:
     finite = torch.isfinite(logits.amax(-1))
     logits = _penalised(logits, rows)
     token_ids = logits.argmax(-1)
-    drawn = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
+    drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= COLDEST]
     if drawn:
         some = [rows[i] for i in drawn]
         whole = len(drawn) == len(rows)

@@ -34,7 +34,8 @@ class Scheduler:
         self._slots = slots
         self._max_rows = max_rows
         self._whole_prompts = whole_prompts
-        self._chunk_size = chunk_size
+        # Apart for prompts read alone and beside rows: a size grown alone would make the first reader wait.
+        self._chunk_sizes = {True: chunk_size, False: chunk_size}
         self._decode_seconds: float | None = None
 
     @property
@@ -57,7 +58,7 @@ class Scheduler:
             return Step(list(self.running))
         sequence = self.prefilling
         start = sequence.computed
-        end = len(sequence.ids) if self._whole_prompts else start + self._chunk_size
+        end = len(sequence.ids) if self._whole_prompts else start + self._chunk_sizes[bool(self.running)]
         return Step(list(self.running), Chunk(sequence, self._prefill_slot, start, sequence.ids[start:end]))
 
     def advance(self, step: Step) -> None:
@@ -73,18 +74,21 @@ class Scheduler:
             self.running.append(self.prefilling)
             self.prefilling = None
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out wherever it is; the last row moves into the hole it leaves."""
+    def remove(self, sequence: Sequence) -> int | None:
+        """Take a sequence out wherever it is; the last row moves into its hole. Returns the slot that is free now."""
         if sequence is self.prefilling:
             self.prefilling = None
-        elif sequence in self.running:
+            return self._prefill_slot
+        if sequence in self.running:
             hole = self.running.index(sequence)
             last = self.running.pop()
             if last is not sequence:
                 self._slots.move(len(self.running), hole)
                 self.running[hole] = last
-        elif sequence in self.waiting:
+            return len(self.running)
+        if sequence in self.waiting:
             self.waiting.remove(sequence)
+        return None
 
     def observe(self, step: Step, seconds: float) -> None:
         """Choose the chunk size from measured step times, so that reading a prompt disturbs little."""
@@ -92,12 +96,14 @@ class Scheduler:
             known = self._decode_seconds
             self._decode_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
         elif step.rows and self._decode_seconds:
-            self._adapt(seconds, allowed=STRETCH * self._decode_seconds, read=len(step.chunk.ids))
+            self._adapt(step, seconds, allowed=STRETCH * self._decode_seconds, read=len(step.chunk.ids))
         elif not step.rows:
-            self._adapt(seconds, allowed=ALONE_SECONDS, read=len(step.chunk.ids))
+            self._adapt(step, seconds, allowed=ALONE_SECONDS, read=len(step.chunk.ids))
 
-    def _adapt(self, seconds: float, *, allowed: float, read: int) -> None:
+    def _adapt(self, step: Step, seconds: float, *, allowed: float, read: int) -> None:
+        beside = bool(step.rows)
+        size = self._chunk_sizes[beside]
         if seconds > allowed:
-            self._chunk_size = max(SMALLEST_CHUNK, self._chunk_size // 2)
-        elif seconds < allowed / 2 and read == self._chunk_size:
-            self._chunk_size = min(LARGEST_CHUNK, self._chunk_size * 2)
+            self._chunk_sizes[beside] = max(SMALLEST_CHUNK, size // 2)
+        elif seconds < allowed / 2 and read == size:
+            self._chunk_sizes[beside] = min(LARGEST_CHUNK, size * 2)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import ChatError
 from ..settings import SamplingParams
 
 if TYPE_CHECKING:
@@ -92,3 +93,12 @@ class Step:
         """The same work, one sequence a step: to find the one at fault."""
         singles = [Step([row], first_slot=self.first_slot + i) for i, row in enumerate(self.rows)]
         return singles if self.chunk is None else [*singles, Step([], chunk=self.chunk)]
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step brought: new ids, sequences that ended and why, sequences that failed and how."""
+
+    tokens: list[tuple[int, int]] = field(default_factory=list)
+    ended: list[tuple[int, EndReason]] = field(default_factory=list)
+    failed: list[tuple[int, ChatError]] = field(default_factory=list)

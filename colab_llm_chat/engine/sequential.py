@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .runner import embedded_ids
 from .sequence import Sequence, Step
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ class SequentialRunner:
     whole_prompts = True
     chunk_size = 1
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, cached: bool = True) -> None:
+        """Without `cached` each token reads its whole text again: slow, and right for every model."""
+        self.vocab_size = embedded_ids(model)
         self._model = model
-        self._caches: dict[int, tuple[int, Any, torch.Tensor]] = {}
-        parameters = inspect.signature(model.forward).parameters
-        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), None)
-        self._extra = {"use_cache": True} if "use_cache" in parameters else {}
+        self._known: dict[int, tuple[int, Any, torch.Tensor]] = {}
+        self._takes = inspect.signature(model.forward).parameters
+        self._cache_name = next((name for name in CACHE_NAMES if cached and name in self._takes), None)
 
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
@@ -39,22 +41,38 @@ class SequentialRunner:
     def move(self, source: int, target: int) -> None:
         """Nothing to do: caches belong to sequences, not to slots."""
 
+    def scrub(self, slot: int) -> None:
+        """Nothing to do, likewise."""
+
     def forget(self, sequence: Sequence) -> None:
-        self._caches.pop(sequence.sequence_id, None)
+        self._known.pop(sequence.sequence_id, None)
 
     def idle(self) -> None:
-        self._caches.clear()
+        self._known.clear()
 
     def _next_logits(self, row: Sequence) -> torch.Tensor:
         """[vocab] after the row's last id; kept, so that the same step can be run twice."""
-        length, cache, known = self._caches.get(row.sequence_id, (0, None, torch.empty(0)))
+        length, cache, known = self._known.get(row.sequence_id, (0, None, torch.empty(0)))
         if length == len(row.ids):
             return known
-        fresh = row.ids if cache is None else row.ids[length:]
-        state = {} if cache is None or self._cache_name is None else {self._cache_name: cache}
-        inputs = torch.tensor([fresh], device=self._model.device)
-        output = self._model(input_ids=inputs, **state, **self._extra)
+        # The model changes its cache in place: after a failure in the middle it is not to be used again.
+        self.forget(row)
+        start = length if cache is not None else 0
+        output = self._model(**self._inputs(row.ids, start, cache))
         logits: torch.Tensor = output.logits[0, -1]
         cache = getattr(output, self._cache_name, None) if self._cache_name else None
-        self._caches[row.sequence_id] = len(row.ids), cache, logits
+        self._known[row.sequence_id] = len(row.ids), cache, logits
         return logits
+
+    def _inputs(self, ids: list[int], start: int, cache: Any) -> dict[str, Any]:
+        """Arguments of the model for `ids[start:]`, of those that it takes."""
+        device = self._model.device
+        offered = {
+            "input_ids": torch.tensor([ids[start:]], device=device),
+            # Hybrids count positions by their first layer's cache, which need not be one of attention.
+            "position_ids": torch.arange(start, len(ids), device=device)[None],
+            "use_cache": self._cache_name is not None,
+            "logits_to_keep": 1,
+        }
+        inputs = {name: value for name, value in offered.items() if name in self._takes}
+        return inputs if cache is None or self._cache_name is None else {**inputs, self._cache_name: cache}

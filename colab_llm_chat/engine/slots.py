@@ -16,7 +16,7 @@ LENGTH_STEP = 256
 
 
 class Arena(Cache):
-    """Keys and values of all slots. Slots and length double when they run out and go when nothing runs."""
+    """Keys and values of all slots; grown when they run out, given back when nothing runs."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -56,6 +56,13 @@ class Arena(Cache):
         """Copy one slot over another."""
         for arena in (*self.keys.values(), *self.values.values()):
             arena[target] = arena[source]
+
+    @torch.inference_mode()
+    def scrub(self, slot: int) -> None:
+        """Zero one slot: a number that is not finite reaches even those who mask it, for 0 x NaN is NaN."""
+        for arena in (*self.keys.values(), *self.values.values()):
+            if slot < arena.shape[0]:
+                arena[slot] = 0
 
     def clear(self) -> None:
         """Give the memory back."""

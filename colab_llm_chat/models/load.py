@@ -29,6 +29,8 @@ log = logging.getLogger("colab_llm_chat")
 
 # transformers loads these into a writing model all the same, which then writes noise.
 READING_ONLY = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+# bitsandbytes packs weights for the CPU by blocks of 64 inputs and 32 outputs and fails on what is left over.
+CPU_PACKED_INPUTS, CPU_PACKED_OUTPUTS = 64, 32
 # Bytes per parameter; a part of each model stays in 16 bits.
 QUANTIZED_WIDTH = {"4bit": 0.6, "8bit": 1.1}
 
@@ -43,12 +45,16 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Where a model goes and in which form; `stored_as` names the quantisation that its files have already."""
+    """Where a model goes and in which form.
+
+    `stored_as` names the quantisation that its files have already, `left_whole` the layers that get none.
+    """
 
     device: torch.device
     dtype: torch.dtype
     quantization: str
     stored_as: str | None
+    left_whole: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Any]:
         """What `from_pretrained` must be told beside the dtype."""
@@ -56,7 +62,7 @@ class _Plan:
         if self.device.type == "cuda" or self.stored_as or self.quantization != "none":
             options["device_map"] = {"": 0 if self.device.type == "cuda" else "cpu"}
         if self.quantization != "none":
-            options["quantization_config"] = _bitsandbytes(self.quantization, self.dtype)
+            options["quantization_config"] = _bitsandbytes(self)
         return options
 
 
@@ -129,7 +135,9 @@ def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Pl
     dtype = choose_dtype(settings, device)
     stored = getattr(config, "quantization_config", None)
     if stored is None:
-        return _Plan(device, dtype, choose_quantization(settings, device), None)
+        quantization = choose_quantization(settings, device)
+        unfit = _unfit_layers(config, settings) if device.type == "cpu" and quantization != "none" else ()
+        return _Plan(device, dtype, quantization, None, unfit)
     method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
     name = str(getattr(method, "value", method) or "quantised")
     if settings.quantization in ("4bit", "8bit"):
@@ -137,16 +145,34 @@ def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Pl
     return _Plan(device, dtype, "none", name)
 
 
-def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
+def _unfit_layers(config: PretrainedConfig, settings: Settings) -> tuple[str, ...]:
+    """Linear layers whose shape bitsandbytes cannot pack on a CPU, and the head, which stays whole as everywhere."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    head = model.get_output_embeddings()
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and (module is head or module.in_features % CPU_PACKED_INPUTS or module.out_features % CPU_PACKED_OUTPUTS)
+    )
+
+
+def _bitsandbytes(plan: _Plan) -> Any:
     from transformers import BitsAndBytesConfig
 
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+    left_whole = list(plan.left_whole) or None
+    if plan.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=left_whole)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=plan.dtype,
+        llm_int8_skip_modules=left_whole,
     )
 
 

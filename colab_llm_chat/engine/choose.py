@@ -1,0 +1,135 @@
+"""Which runner a model gets: the batched one where it is proven right on the spot, else one sequence at a time."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..settings import SamplingParams
+from .runner import FlatRunner, Runner
+from .sequence import Chunk, Sequence, Step
+from .sequential import SequentialRunner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("colab_llm_chat")
+
+# Two unequal prompts of harmless ids.
+PROMPTS = ([1 + i % 7 for i in range(9)], [2, 3, 5])
+# Largest difference of logits that rounding explains, as a share of the largest logit: a wrong mask or position
+# changes far more. Short formats and quantised layers round by what else is in the batch.
+ROUNDING, COARSE_ROUNDING = 1e-3, 0.05
+# What a model may raise that does not take the batched engine; running out of memory is none of these.
+CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError)
+
+
+def choose_runner(model: PreTrainedModel, *, context_length: int) -> Runner:
+    """The fastest runner that gives the model's own logits."""
+    flat = check_flat(model, context_length=context_length)
+    if flat is not None:
+        return flat
+    log.info("%s runs one sequence at a time", type(model).__name__)
+    sequential = SequentialRunner(model)
+    if _gives(sequential, model, [_alone(sequential, prompt) for prompt in PROMPTS]):
+        return sequential
+    log.warning("%s does not go on from its cache: each token reads the whole text again", type(model).__name__)
+    return SequentialRunner(model, cached=False)
+
+
+@torch.inference_mode()
+def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | None:
+    """A batched runner, or None where the model does not take it or its logits differ for two unequal rows."""
+    name = type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        log.info("%s does not take the batched engine's attention", name)
+        return None
+    own = model.config._attn_implementation
+    frozen = freeze_rotary(model, context_length)
+    try:
+        runner = FlatRunner(model)
+        logits = _two_rows(runner)
+        refusal = _unheeded_window(model, runner, context_length)
+        model.set_attn_implementation("eager")
+        if refusal is None and not _gives(runner, model, list(logits)):
+            refusal = "its batched logits differ from its own"
+        model.set_attn_implementation(runner.attention.name)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except CANNOT_RUN as error:
+        refusal = repr(error)
+    if refusal is None:
+        runner.idle()
+        return runner
+    log.info("the batched engine does not take %s: %s", name, refusal)
+    model.set_attn_implementation(own)
+    for module, kind in frozen:
+        module.__dict__["rope_type"] = kind
+    return None
+
+
+def freeze_rotary(model: PreTrainedModel, context_length: int) -> list[tuple[torch.nn.Module, str]]:
+    """One fixed set of rotary factors, as for the longest conversation; returns what was frozen, with its kind.
+
+    longrope and dynamic NTK choose theirs by the longest row of a batch, so that one row would change another.
+    """
+    frozen = []
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if not isinstance(kind, str) or not ("dynamic" in kind or kind == "longrope"):
+            continue
+        positions = torch.tensor([[context_length - 1]], device=model.device)
+        module(torch.zeros(1, 1, 1, device=model.device, dtype=model.dtype), positions)
+        # The factors are in place now; any other kind than "default" would choose again at the next call.
+        module.__dict__["rope_type"] = "default"
+        frozen.append((module, kind))
+    return frozen
+
+
+def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str | None:
+    """Why layers may not see what their config says: two short prompts cannot show a window of thousands."""
+    config = model.config.get_text_config()
+    heeds = getattr(config, "use_sliding_window", True) is not False
+    window = getattr(config, "sliding_window", None) if heeds else None
+    every = "sliding_attention" if window else "full_attention"
+    kinds = getattr(config, "layer_types", None)
+    for layer, handed in runner.attention.windows.items():
+        kind = kinds[layer] if kinds and 0 <= layer < len(kinds) else every
+        if kind not in ("full_attention", "sliding_attention"):
+            return f"layer {layer} is of kind {kind}"
+        if kind == "sliding_attention" and not handed and (window or 0) < context_length:
+            return f"layer {layer} has a window that its attention is not told"
+    return None
+
+
+def _two_rows(runner: FlatRunner) -> torch.Tensor:
+    """Logits [2, vocab] after each prompt, the last step of both computed in one forward."""
+    rows = [Sequence(i, list(prompt), SamplingParams()) for i, prompt in enumerate(PROMPTS)]
+    for slot, row in enumerate(rows):
+        runner.forward(Step([], Chunk(row, slot, 0, row.ids[:-1])))
+    return runner.forward(Step(rows))
+
+
+def _alone(runner: Runner, prompt: list[int]) -> torch.Tensor:
+    """Logits [vocab] after a prompt whose last id is read from the cache of the others."""
+    row = Sequence(len(prompt), prompt[:-1], SamplingParams())
+    runner.forward(Step([], Chunk(row, 0, 0, row.ids)))
+    row.ids.append(prompt[-1])
+    logits = runner.forward(Step([row]))[0]
+    runner.forget(row)
+    return logits
+
+
+@torch.inference_mode()
+def _gives(runner: Runner, model: PreTrainedModel, found: list[torch.Tensor]) -> bool:
+    """Whether these are the logits of the model itself, which reads each prompt whole."""
+    coarse = model.dtype != torch.float32 or getattr(model, "is_quantized", False)
+    for prompt, logits in zip(PROMPTS, found, strict=True):
+        wanted = model(input_ids=torch.tensor([prompt], device=model.device)).logits[0, -1].float()
+        difference = (logits.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
+        if not difference <= (COARSE_ROUNDING if coarse else ROUNDING):
+            log.info("%s: logits differ by %.2g", type(runner).__name__, float(difference))
+            return False
+    return True
