@@ -24,6 +24,7 @@ from colab_llm_chat.errors import (
 from colab_llm_chat.models.load import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd
 from colab_llm_chat.settings import SamplingParams, Settings
+from colab_llm_chat.text.prompts import PromptEncoder
 from tests.chat_services import wait_until
 from tests.tiny_models import save_tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
@@ -68,7 +69,7 @@ def test_the_text_is_what_generate_and_the_tokenizer_make(chat: Chat, folder: Pa
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=60, eos_token_id=None, pad_token_id=0)
     expected = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert text == expected
+    assert text == expected.rstrip("\ufffd")
     assert end.usage.prompt_tokens == inputs["input_ids"].shape[1]
     assert (end.finish_reason, end.usage.completion_tokens) == ("length", 60)
 
@@ -138,6 +139,23 @@ def test_a_full_queue_is_told_and_opens_again(chat: Chat) -> None:
     for reply in replies:
         reply.cancel()
     assert read(chat.stream(request()))[0]
+
+
+def test_a_request_that_fails_in_the_making_frees_its_place(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PromptEncoder, "encode", explode)
+        for _ in range(chat.settings.max_requests + 1):
+            with pytest.raises(RuntimeError):
+                chat.stream(request())
+    assert read(chat.stream(request()))[0]
+
+
+def test_a_cut_reply_ends_in_a_whole_character(chat: Chat) -> None:
+    texts = [read(chat.stream(request(f"message {i}", max_new_tokens=1)))[0] for i in range(12)]
+    assert not any(text.endswith("\ufffd") for text in texts)
 
 
 def test_replies_that_wait_for_a_row_give_signs_of_life(chat: Chat) -> None:

@@ -96,6 +96,53 @@ def test_a_dead_or_hung_worker_fails_its_replies_and_is_started_again(client: En
     assert len(collect(submit(client, 5))[0]) == 5
 
 
+def test_a_worker_killed_again_while_it_restarts_is_started_once_more(client: EngineClient) -> None:
+    first = client.worker_pid
+    os.kill(first or 0, signal.SIGKILL)
+    wait_until(lambda: client.worker_pid not in (None, first))
+    os.kill(client.worker_pid or 0, signal.SIGKILL)
+    wait_for(client, "ok")
+    assert len(collect(submit(client, 5))[0]) == 5
+
+
+def test_a_hung_worker_is_noticed_although_its_readers_keep_leaving(client: EngineClient) -> None:
+    pid = client.worker_pid
+    os.kill(pid or 0, signal.SIGSTOP)
+
+    def try_shortly() -> bool:
+        if client.status.state == "ok" and client.worker_pid == pid:
+            submit(client, 5).cancel()
+        return client.worker_pid not in (None, pid)
+
+    wait_until(try_shortly)
+    wait_for(client, "ok")
+
+
+def test_an_idle_worker_is_not_taken_for_a_hung_one(client: EngineClient) -> None:
+    submit(client, 4000).cancel()
+    collect(submit(client, 2))
+    wait_until(lambda: client._owed_since is None)
+
+
+def test_a_worker_that_cannot_be_started_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    client = EngineClient(Settings(model_id=str(folder)))
+    client.start()
+    assert "cannot be started" in str(wait_for(client, "failed").error)
+    client.close()
+
+
+def test_lines_that_are_no_messages_are_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('a greeting of this machine', flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    client = EngineClient(Settings(model_id=str(folder)))
+    client.start()
+    wait_for(client, "ok")
+    client.close()
+
+
 def test_nothing_is_taken_while_the_engine_is_away(folder: Path) -> None:
     client = EngineClient(Settings(model_id=str(folder)))
     with pytest.raises(EngineFailed):
