@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import traceback
-import warnings
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
@@ -104,8 +103,8 @@ def _read(inbox: SimpleQueue[Message]) -> None:
 def main() -> int:
     """Serve one parent. Standard output is the pipe, so whatever prints is sent to standard error."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # bitsandbytes says this once a layer and step.
-    warnings.filterwarnings("ignore", message="MatMul8bitLt")
+    # It warns of a cast once a layer and step.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     inbox: SimpleQueue[Message] = SimpleQueue()
