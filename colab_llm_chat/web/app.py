@@ -40,6 +40,7 @@ class ChatApp(Flask):
         self.live = LiveReplies()
         self._server: Server | None = None
         self._stop = threading.Event()
+        self._at_stop = contextlib.ExitStack()
         # X-Forwarded-Host is never believed, or it could talk its way past the Host check.
         self._behind_proxy = ProxyFix(super().wsgi_app, x_for=1, x_proto=1, x_host=0)
 
@@ -80,6 +81,7 @@ class ChatApp(Flask):
             raise UsageError(f"run() does not take {named}.", hint="It takes host, port, on_ready and stop_event.")
         self._stop = stop_event or threading.Event()
         self.live = LiveReplies()
+        self._at_stop = contextlib.ExitStack()
         with contextlib.closing(self.chat), self._listening(host, port) as server:
             self._server = server
             self.access.bound_to(server.host, server.port)
@@ -90,9 +92,19 @@ class ChatApp(Flask):
         """End `run` from another thread."""
         self._stop.set()
 
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Have this called once when the present `run` ends: after the replies, before server and pipeline."""
+        self._at_stop.callback(callback)
+
     def _listening(self, host: str | None, port: int | None) -> Server:
         address = (host or self.settings.host, self.settings.port if port is None else port)
-        return Server(self, address=address, requests=self.settings.max_requests, end_replies=self.live.close)
+        return Server(
+            self,
+            address=address,
+            requests=self.settings.max_requests,
+            end_replies=self.live.close,
+            on_drained=self._at_stop.close,
+        )
 
 
 def create_app(settings: Settings, chat: ChatService) -> ChatApp:

@@ -6,6 +6,7 @@ Knows WSGI, not what is served.
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from waitress import wasyncore
 from waitress.server import create_server
 
 from ..errors import ChatError, UsageError
+from . import ports
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -34,7 +36,10 @@ CHECK_SECONDS = 0.5
 
 
 class Server:
-    """Listens from its making on, serves inside `with`. `end_replies` must make running requests finish soon."""
+    """Listens from its making on, serves inside `with`. `end_replies` must make running requests finish soon.
+
+    `on_drained` is called at the end, when they have finished and before what is left is cut.
+    """
 
     def __init__(
         self,
@@ -43,12 +48,14 @@ class Server:
         address: tuple[str, int],
         requests: int,
         end_replies: Callable[[], None],
+        on_drained: Callable[[], None] = lambda: None,
         stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
         listener = bound_socket(*address)
         self.host = address[0]
         self.port = int(listener.getsockname()[1])
         self._end_replies = end_replies
+        self._on_drained = on_drained
         self._stalled_seconds = stalled_seconds
         self._waitress: Any = create_server(
             app,
@@ -89,10 +96,13 @@ class Server:
         self._in_loop(lambda: wasyncore.dispatcher.close(self._waitress))
         self._end_replies()
         self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
-        self._in_loop(self._cut_connections)
-        self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
-        self._in_loop(self._waitress.trigger.close)
-        self._thread.join()
+        try:
+            self._on_drained()
+        finally:
+            self._in_loop(self._cut_connections)
+            self._waitress.task_dispatcher.shutdown(timeout=FINISH_SECONDS)
+            self._in_loop(self._waitress.trigger.close)
+            self._thread.join()
 
     def _maintain(self, now: float) -> None:
         """Waitress closes idle connections itself, but waits for ever for one whose client takes nothing."""
@@ -131,10 +141,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
     except (OSError, UnicodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"Cannot listen on {host} port {port}: {reason}.",
-            hint="End the program that uses the port, or choose another: --port 0 takes a free one.",
-        ) from error
+        hint = "Choose another address or port: --port 0 takes a free one."
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason = f"{reason} by {ports.holder_of(port)}"
+            hint = (
+                f"End that program, or choose another port: {ports.next_free(host, port)} is free, --port 0 takes any."
+            )
+        raise UsageError(f"Cannot listen on {host} port {port}: {reason}.", hint=hint) from error
 
 
 def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
