@@ -239,14 +239,64 @@ def test_oldest_whole_turns_go_first_and_no_more_than_needed(context_length: int
     assert len(encoder.encode(request(*more), context_length=9999).prompt_ids) > context_length - 8
 
 
+def encoded_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the texts that are encoded from now on."""
+    encoded: list[int] = []
+    plain = TextEncoder.plain
+    monkeypatch.setattr(TextEncoder, "plain", lambda self, text: encoded.append(len(text)) or plain(self, text))
+    return encoded
+
+
 def test_a_history_far_beyond_the_window_is_not_encoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, encoded = PromptEncoder(byte_level(CHATML)), []
-    encode_text = TextEncoder.encode
-    monkeypatch.setattr(TextEncoder, "encode", lambda self, text: encoded.append(len(text)) or encode_text(self, text))
+    encoder, encoded = PromptEncoder(byte_level(CHATML)), encoded_by(monkeypatch)
     turns = LONG * 200
     prompt = encoder.encode(request(*(turn for turn in turns if turn[0] != "s")), context_length=200)
     assert prompt.dropped_messages > 16000
-    assert sum(encoded) < 50_000
+    assert sum(encoded) < 25_000
+
+
+HUGE = "four words of text " * 200_000
+TINY_TURNS = ("u: a", "a: b") * 999
+
+
+@pytest.mark.parametrize(
+    ("turns", "fields"),
+    [
+        ((f"s: {HUGE}", "u: hi"), {}),
+        ((f"s: {HUGE}", *TINY_TURNS, "u: hi"), {}),
+        (("u: hi", f"u: {HUGE}"), {}),
+        ((*TINY_TURNS, "u: hi", f"a: {HUGE}"), {"continue_final": True}),
+        ((f"u: {HUGE}", "u: hi"), {"truncation": "disabled"}),
+        ((f"u: {HUGE}",), {"raw": True}),
+    ],
+)
+def test_what_no_window_could_hold_is_refused_without_encoding(
+    turns: tuple[str, ...], fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, encoded = PromptEncoder(byte_level(CHATML)), encoded_by(monkeypatch)
+    with pytest.raises(ContextLengthExceeded, match=r"38\d{5} characters.* more than 200 tokens.* holds 200,"):
+        encoder.encode(request(*turns, **fields), context_length=200)
+    assert encoded == []
+
+
+def test_a_system_prompt_too_long_for_any_turn_is_found_by_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level(CHATML)
+    encoder, encoded = PromptEncoder(tokenizer), encoded_by(monkeypatch)
+    with pytest.raises(ContextLengthExceeded, match=r"has \d+ tokens"):
+        encoder.encode(request(f"s: {HUGE[:3000]}", *TINY_TURNS, "u: hi"), context_length=200)
+    assert len(encoded) == 1
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [TINY_TURNS, ("u: ん", f"a: {HUGE[:400]}") * 99 + TINY_TURNS, TINY_TURNS[:600] + ("u: 猫", "a: 猫猫猫猫") * 20],
+)
+def test_where_to_cut_is_found_with_few_encodings(turns: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoded = PromptEncoder(byte_level(CHATML)), encoded_by(monkeypatch)
+    prompt = encoder.encode(request("s: Be a cat.", *turns, "u: hi"), context_length=1000)
+    assert 992 - 250 < len(prompt.prompt_ids) <= 992
+    assert len(encoded) <= 10
+    assert max(encoded) < 3 * 16 * 1000
 
 
 def test_a_history_that_fits_is_kept_whole() -> None:

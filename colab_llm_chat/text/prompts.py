@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..errors import ContextLengthExceeded
@@ -16,12 +17,12 @@ from ..protocol.messages import ChatRequest, Message
 from . import transcript
 from .template import ChatTemplate
 from .verbatim import TextEncoder
+from .window import LONGEST_TOKEN, characters, first_that_fits, newest, split_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PREFIX_IDS = 32
-LONGEST_TOKEN = 16  # characters; no text of some length comes near it on average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ class PromptEncoder:
 
     def encode(self, request: ChatRequest, *, context_length: int) -> Prompt:
         """Raises ContextLengthExceeded when the prompt leaves no room, InvalidRequest when the template refuses it."""
-        text, ids, dropped = self._raw(request) if request.raw else self._fitted(request, context_length)
+        form = self._raw if request.raw else self._fitted
+        text, ids, dropped = form(request, context_length)
         room = context_length - len(ids)
         if room < 1:
             raise ContextLengthExceeded(
@@ -78,7 +80,8 @@ class PromptEncoder:
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
         )
 
-    def _raw(self, request: ChatRequest) -> tuple[str, list[int], int]:
+    def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
+        _refuse_hopeless(request.messages[-1:], context_length)
         text = unescape(request.messages[-1].content)
         return text, self._opened(self._encoder.plain(text)), 0
 
@@ -86,20 +89,20 @@ class PromptEncoder:
         """The prompt with as few of the oldest turns dropped as leave room for the reply: what it may take, but no
         more than a quarter of the window.
         """
-        system, turns = split_turns([self._encoder.mark(message) for message in request.messages])
-        limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
+        system, turns = split_turns(request.messages)
         last = 0 if request.truncation == "disabled" else len(turns) - 1
-        low = dropped = middle = min(last, newest(turns, LONGEST_TOKEN * context_length))
-        high, text, ids = last, "", list[int]()
-        while low <= high:
-            kept = [*system, *(message for turn in turns[middle:] for message in turn)]
-            tried = self._encoded(kept, request.continue_final)
-            if len(tried[1]) <= limit or middle == last:
-                (text, ids), dropped, high = tried, middle, middle - 1
-            else:
-                low = middle + 1
-            middle = (low + high) // 2
-        return text, ids, sum(map(len, turns[:dropped]))
+        _refuse_hopeless([*system, *chain(*turns[last:])], context_length)
+        limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
+        first = min(last, newest(turns, LONGEST_TOKEN * context_length - characters(system)))
+        tried: dict[int, tuple[str, list[int]]] = {}
+
+        def count(at: int) -> int:
+            kept = [self._encoder.mark(message) for message in (*system, *chain(*turns[first + at :]))]
+            tried[at] = self._encoded(kept, request.continue_final)
+            return len(tried[at][1])
+
+        at = first_that_fits(turns[first : last + 1], limit, count)
+        return *tried[at], sum(map(len, turns[: first + at]))
 
     def _encoded(self, messages: Sequence[Message], continue_final: bool) -> tuple[str, list[int]]:
         if self._template is None:
@@ -119,25 +122,15 @@ class PromptEncoder:
         return [next((token_id for token_id in start if token_id is not None), 0)]
 
 
-def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """System messages, and whole turns: a user's message with the replies to it."""
-    system = [message for message in messages if message.role == "system"]
-    turns: list[list[Message]] = []
-    for message in messages:
-        if message.role == "user" or (message.role == "assistant" and not turns):
-            turns.append([message])
-        elif message.role == "assistant":
-            turns[-1].append(message)
-    return system, turns or [[]]
-
-
-def newest(turns: Sequence[Sequence[Message]], characters: int) -> int:
-    """From which turn on the rest has no more than so many characters: older ones are not worth encoding."""
-    for at in range(len(turns) - 1, -1, -1):
-        characters -= sum(len(message.content) for message in turns[at])
-        if characters < 0:
-            return at + 1
-    return 0
+def _refuse_hopeless(messages: Sequence[Message], context_length: int) -> None:
+    """Raises ContextLengthExceeded for what no window of that length could hold, without the time to encode it."""
+    total = sum(len(message.content) for message in messages)
+    if total > LONGEST_TOKEN * context_length:
+        raise ContextLengthExceeded(
+            f"The prompt's {total} characters are more than {context_length} tokens, but the context window holds "
+            f"{context_length}, reply included.",
+            param="message",
+        )
 
 
 def unescape(text: str) -> str:
