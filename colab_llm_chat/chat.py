@@ -58,6 +58,7 @@ class Chat:
             self._started = True
         if self.engine.closed:
             self.engine = EngineClient(self.settings, on_change=self._engine_changed)
+            # The tokenizer outlives the engine; only the weights are loaded again.
             self._tokenizer_asked = self._prompts is not None
             self._tokenizer_error = None
         self.engine.start()
@@ -71,6 +72,7 @@ class Chat:
                 raise QueueFull(f"{len(self._replies)} requests are running or waiting already.", retry_after=5)
             self._replies.add(reply)
         with ExitStack() as undo:
+            # Whatever goes wrong from here on, the place in the queue is given back.
             undo.callback(reply.cancel)
             reply.try_begin()
             undo.pop_all()

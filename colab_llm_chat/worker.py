@@ -105,6 +105,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # It warns of a cast once a layer and step.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Libraries print; one stray line on the pipe would be read as a message.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     inbox: SimpleQueue[Message] = SimpleQueue()

@@ -66,6 +66,7 @@ class FlatAttention:
                 out = explicit(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=_per_query(sinks, n))
             return out.reshape(b, -1, n, v.shape[-1])
 
+        # Rows read a view of the first slots, the chunk a view of its own: no keys are gathered or copied.
         if rows:
             first, longest = step.first_slot, max(len(row.ids) for row in step.rows)
             # One row alone needs no mask: what it may see is a slice.

@@ -174,6 +174,7 @@ class EngineClient:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self._lock:
+            # A fresh one: what was meant for a dead worker must not reach the next.
             self._outbox = SimpleQueue()
             self._outbox.put({"load": worker_settings(self._settings)})
         root = str(Path(__file__).parents[2])
@@ -185,6 +186,7 @@ class EngineClient:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            # Ctrl+C goes to the whole group of a terminal: the worker ends when its input closes, after its replies.
             start_new_session=True,
         )
         if self._closing.is_set():

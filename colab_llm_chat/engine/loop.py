@@ -75,6 +75,7 @@ class Engine:
                 self._fail(row, GenerationFailed("The model computed numbers that are not finite."), report)
                 continue
             reason = row.append(token_id, context_length=self._context_length)
+            # An end-of-text id is no part of the reply.
             if reason != "stop":
                 report.tokens.append((row.sequence_id, token_id))
             if reason is not None:

@@ -41,6 +41,7 @@ def sample(logits: torch.Tensor, rows: list[Sequence]) -> Sampled:
         whole = len(drawn) == len(rows)
         picked = _draw(logits if whole else logits[drawn], some)
         token_ids = picked if whole else token_ids.index_copy(0, torch.tensor(drawn, device=logits.device), picked)
+    # Rows with a penalty only: others keep no table of what they have seen.
     for i, row in enumerate(rows):
         if row.seen is not None:
             row.seen[token_ids[i]] = True
@@ -79,6 +80,7 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     """logits [rows, vocab] -> ids [rows], each drawn from what top-k, top-p and min-p leave."""
     vocab = logits.shape[-1]
     probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
+    # Drawn on the host, one number a row: nothing that another row does can shift it.
     uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device, dtype=torch.float64)
     bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
     if not bounded:
@@ -136,6 +138,7 @@ def _above_min_p(kept: torch.Tensor, largest: torch.Tensor, rows: list[Sequence]
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Index [rows, 1] at which the cumulative weight passes `uniform` times the total."""
+    # In double precision: over 128 k ids single precision loses the tail.
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
     # Rounding at the far end must not choose a token of weight zero.

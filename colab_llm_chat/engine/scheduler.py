@@ -53,6 +53,7 @@ class Scheduler:
         """The next step: a token for each running row, and a chunk when a prompt is at hand."""
         if self.prefilling is None and self.waiting and len(self.running) < self._max_rows:
             self.prefilling = self.waiting.popleft()
+            # Rows can only become fewer while a prompt is read, so this slot stays its own.
             self._prefill_slot = len(self.running)
         if self.prefilling is None:
             return Step(list(self.running))
@@ -94,6 +95,7 @@ class Scheduler:
         """Choose the chunk size from measured step times, so that reading a prompt disturbs little."""
         if step.chunk is None:
             known = self._decode_seconds
+            # Smoothed: single steps vary with whatever else the machine does.
             self._decode_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
         elif step.rows and self._decode_seconds:
             self._adapt(step, seconds, allowed=STRETCH * self._decode_seconds, read=len(step.chunk.ids))

@@ -46,6 +46,7 @@ class Arena(Cache):
         if layer_idx not in self.keys:
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store[layer_idx] = states.new_zeros(self._slots, states.shape[1], self._length, states.shape[3])
+        # One indexed write for rows and chunk; reading, which costs far more, goes by views.
         slots, positions = self._where
         self.keys[layer_idx][slots, :, positions] = key_states[0].transpose(0, 1)
         self.values[layer_idx][slots, :, positions] = value_states[0].transpose(0, 1)
@@ -79,6 +80,8 @@ class Arena(Cache):
             return
         slots = max(self._slots, 1 << (slots - 1).bit_length())
         length = max(self._length, -(-length // LENGTH_STEP) * LENGTH_STEP)
+        # Layer by layer, so that old and new stand side by side for one layer only; a layer that has grown
+        # already is skipped when memory ran out in the middle.
         for store in (self.keys, self.values):
             for layer, old in store.items():
                 if old.shape[0] < slots or old.shape[2] < length:
