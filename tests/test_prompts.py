@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from colab_llm_chat.errors import ContextLengthExceeded, InvalidRequest
+from colab_llm_chat.errors import BrokenModel, ContextLengthExceeded, InvalidRequest
 from colab_llm_chat.protocol.messages import ChatRequest, Message
 from colab_llm_chat.settings import SamplingParams
 from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode, unescape
@@ -78,6 +78,14 @@ def test_a_template_that_refuses_is_a_named_error() -> None:
     tokenizer = byte_level("{{ raise_exception('no such luck') }}")
     with pytest.raises(InvalidRequest, match="no such luck"):
         prompt_of(tokenizer, "u: hi")
+
+
+@pytest.mark.parametrize("line", ["{% if %}", "{{ messages | nofilter }}", "{% for"])
+def test_a_template_that_cannot_be_read_is_found_when_the_model_is_loaded(line: str) -> None:
+    with pytest.raises(BrokenModel, match=r"chat template is broken: .* in its line 2: ") as caught:
+        PromptEncoder(byte_level("{{ bos_token }}\n" + line))
+    assert line in caught.value.message
+    assert "chat_template" in caught.value.hint
 
 
 def test_a_template_that_stumbles_is_a_named_error_too() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
-from ..errors import InvalidRequest
+from ..errors import BrokenModel, InvalidRequest
 from ..protocol.messages import Message
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeErr
 
 
 class ChatTemplate:
-    """One tokenizer's template. Rendering is safe from many threads at once."""
+    """One tokenizer's template; BrokenModel if it cannot be read. Rendering is safe from many threads at once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -63,6 +63,13 @@ class ChatTemplate:
         probe = [Message("system", END_OF_CONTENT), Message("user", "?")]
         try:
             return END_OF_CONTENT in self._apply(probe, add_generation_prompt=True)
+        except TemplateSyntaxError as error:
+            lines = (error.source or "").splitlines()[error.lineno - 1 : error.lineno]
+            shown = f": {lines[0].strip()[:100]}" if lines else ""
+            raise BrokenModel(
+                f"The model's chat template is broken: {error.message} in its line {error.lineno}{shown}",
+                hint="Correct the model's chat_template.jinja (or chat_template in tokenizer_config.json).",
+            ) from error
         except REFUSALS:
             return False
 
