@@ -24,8 +24,9 @@ def parse(settings: Settings = SETTINGS, **fields: Any) -> SimpleRequest:
 
 
 def refusal(**fields: Any) -> InvalidRequest:
+    body = json.dumps(fields).replace("Infinity", "1e999")
     with pytest.raises(InvalidRequest) as caught:
-        parse(**fields)
+        parse_chat(body.encode(), SETTINGS)
     return caught.value
 
 
@@ -96,57 +97,104 @@ def test_a_message_beyond_the_limit_is_refused_naming_both_lengths() -> None:
         parse(Settings(max_message_characters=5), message="123456")
 
 
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_every_text_has_the_limit_of_a_message(role: str) -> None:
+    for fields in ({"system": "123456"}, {"conversationHistory": [USER, {"role": role, "content": "123456"}]}):
+        with pytest.raises(InvalidRequest, match="has 6 characters; the limit is 5") as caught:
+            parse(Settings(max_message_characters=5), message="hi", **fields)
+        assert caught.value.param in ("system", "conversationHistory.1.content")
+
+
+def test_a_reply_longer_than_a_message_may_be_can_come_back() -> None:
+    request = parse(Settings(max_message_characters=2), message="hi", conversationHistory=[USER, ASSISTANT])
+    assert request.chat.messages[1].content == "Hello, I"
+
+
+WRONG_VALUES: list[tuple[str, Any]] = [
+    ("message", 1),
+    ("message", ["hi"]),
+    ("conversationHistory", {}),
+    ("conversationHistory", [1]),
+    ("system", 1),
+    ("stream", 1),
+    ("stream", "true"),
+    ("raw", 0),
+    ("continue", "yes"),
+    ("truncation", "middle"),
+    ("deadline_ms", 0),
+    ("deadline_ms", True),
+    ("deadline_ms", 10**400),
+    ("temperature", True),
+    ("temperature", "0.7"),
+    ("temperature", 2.1),
+    ("max_new_tokens", True),
+    ("max_new_tokens", "5"),
+    ("max_new_tokens", 0),
+    ("top_p", 0),
+    ("top_p", 1e999),
+    ("top_k", -1),
+    ("top_k", 1.5),
+    ("min_p", 1.1),
+    ("repetition_penalty", 0),
+    ("no_repeat_ngram_size", -1),
+    ("seed", -1),
+    ("stop", ""),
+    ("stop", ["a", ""]),
+    ("stop", ["a"] * 5),
+    ("stop", [1]),
+    ("stop", {}),
+    ("stop", "a" * 1_001),
+    ("conversationId", True),
+    ("conversationId", 1.5),
+    ("messageId", "a" * 201),
+    ("messageId", 2**63),
+    ("conversationHistory", [USER] * 2_001),
+    ("conversationHistory", [{}]),
+    ("conversationHistory", [{"role": "cat", "content": "x"}]),
+    ("conversationHistory", [{"role": "user", "content": None}]),
+    ("conversationHistory", [{"role": "user", "content": [{}]}]),
+    ("deadline_ms", 1.5),
+    ("temperature", 10**400),
+    ("seed", 2**63),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
+def test_a_wrong_value_is_refused_naming_the_field(name: str, value: Any) -> None:
+    assert (refusal(**{"message": "hi", name: value}).param or "").split(".")[0] == name
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
+def test_a_refusal_speaks_of_json_and_in_our_words(name: str, value: Any) -> None:
+    message = refusal(**{"message": "hi", name: value}).message
+    words = ("_Turn", "_Body", "Input", "pydantic", "valid", "instance", "dictionary", "List ", "Field", "{{", "after")
+    assert [word for word in words if word in message] == []
+    assert message.startswith(f"`{name}")
+    assert "cannot be used" not in message
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("fields", "message"),
     [
-        ("message", 1),
-        ("message", ["hi"]),
-        ("conversationHistory", {}),
-        ("conversationHistory", [1]),
-        ("system", 1),
-        ("stream", 1),
-        ("stream", "true"),
-        ("raw", 0),
-        ("continue", "yes"),
-        ("truncation", "middle"),
-        ("deadline_ms", 0),
-        ("deadline_ms", True),
-        ("deadline_ms", 10**400),
-        ("temperature", True),
-        ("temperature", "0.7"),
-        ("temperature", 2.1),
-        ("max_new_tokens", True),
-        ("max_new_tokens", "5"),
-        ("max_new_tokens", 0),
-        ("top_p", 0),
-        ("top_p", 1e999),
-        ("top_k", -1),
-        ("top_k", 1.5),
-        ("min_p", 1.1),
-        ("repetition_penalty", 0),
-        ("no_repeat_ngram_size", -1),
-        ("seed", -1),
-        ("stop", ""),
-        ("stop", ["a", ""]),
-        ("stop", ["a"] * 5),
-        ("stop", [1]),
-        ("stop", {}),
-        ("stop", "a" * 1_001),
-        ("conversationId", True),
-        ("conversationId", 1.5),
-        ("messageId", "a" * 201),
-        ("messageId", 2**63),
+        ({"conversationHistory": [USER] * 2_001}, "`conversationHistory` has more entries than the limit of 2000."),
+        ({"conversationHistory": [1]}, "`conversationHistory.0` must be an object."),
+        ({"conversationHistory": [{"role": "user"}]}, "`conversationHistory.0.content` is missing."),
+        (
+            {"conversationHistory": [{"role": "cat", "content": ""}]},
+            "`conversationHistory.0.role` must be 'system', 'user' or 'assistant'.",
+        ),
+        (
+            {"conversationHistory": [{"role": "user", "content": [{}]}]},
+            '`conversationHistory.0.content` may only hold parts like {"type": "text", "text": "…"}.',
+        ),
+        ({"stream": 1}, "`stream` must be true or false."),
+        ({"temperature": 3}, "`temperature` must be at most 2."),
+        ({"top_p": 0}, "`top_p` must be greater than 0."),
+        ({"max_new_tokens": 2**31}, "`max_new_tokens` must be at most 2147483647."),
     ],
 )
-def test_a_wrong_value_is_refused_naming_the_field(name: str, value: Any) -> None:
-    body = json.dumps({"message": "hi", name: value}).replace("Infinity", "1e999")
-    with pytest.raises(InvalidRequest) as caught:
-        parse_chat(body.encode(), SETTINGS)
-    assert (caught.value.param or "").split(".")[0] == name
-
-
-def test_more_history_than_the_limit_is_refused() -> None:
-    assert refusal(message="hi", conversationHistory=[USER] * 2_001).param == "conversationHistory"
+def test_a_refusal_names_what_is_allowed(fields: dict[str, Any], message: str) -> None:
+    assert refusal(**{"message": "hi", **fields}).message == message
 
 
 def test_sampling_fields_override_the_settings_one_by_one() -> None:

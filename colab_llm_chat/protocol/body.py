@@ -9,10 +9,32 @@ import json
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ..errors import InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
+
+OWN_WORDS = "own_words"
+# The library's kinds of fault in words for people who know JSON, not Python.
+SENTENCES = {
+    OWN_WORDS: "{sentence}",
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "too_long": "has more entries than the limit of {max_length}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+}
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -40,10 +62,22 @@ def validated(model: type[Model], fields: dict[str, Any]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = ".".join(str(part) for part in fault["loc"])
-        text = fault["msg"].replace("Input should be", "must be").replace("String should", "must")
-        raise InvalidRequest(f"`{path}` {text}.", param=path) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"`{path}` {_sentence(first)}.", param=path) from error
+
+
+def fault(sentence: str) -> PydanticCustomError:
+    """For a validator to raise: what is wrong, as the sentence that goes on after the field's name."""
+    return PydanticCustomError(OWN_WORDS, "{sentence}", {"sentence": sentence})
+
+
+def _sentence(found: ErrorDetails) -> str:
+    limits = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in found.get("ctx", {}).items()
+    }
+    return SENTENCES.get(found["type"], "has a value that cannot be used").format(**limits)
 
 
 def well_formed(text: str) -> str:

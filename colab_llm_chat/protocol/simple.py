@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from ..errors import ChatError, InvalidRequest, UnsupportedParameter
 from ..settings import SamplingParams, Settings
-from .body import parse_object, validated, well_formed
+from .body import fault, parse_object, validated, well_formed
 from .messages import ChatRequest, Message, ReplyEnd, Role
 
 UNSUPPORTED = ("persona", "source_language", "target_language")
@@ -35,7 +34,7 @@ def _joined_parts(value: object) -> object:
     for part in value:
         is_text = isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"
         if not is_text:
-            raise PydanticCustomError("content_part", 'may only hold parts like {{"type": "text", "text": "…"}}')
+            raise fault('may only hold parts like {"type": "text", "text": "…"}')
     return well_formed("".join(part["text"] for part in value))
 
 
@@ -47,11 +46,7 @@ def _listed_stops(value: object) -> object:
         isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops
     )
     if not isinstance(stops, list) or not valid or len(stops) > MAX_STOPS:
-        raise PydanticCustomError(
-            "stop",
-            "must be a string or a list of up to {most} strings of 1 to {characters} characters",
-            {"most": MAX_STOPS, "characters": MAX_STOP_CHARACTERS},
-        )
+        raise fault(f"must be a string or a list of up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
     return tuple(well_formed(stop) for stop in stops)
 
 
@@ -60,9 +55,7 @@ def _identifier(value: object) -> object:
         return value
     if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS:
         return well_formed(value)
-    raise PydanticCustomError(
-        "identifier", "must be a string of up to {most} characters or an integer", {"most": MAX_ID_CHARACTERS}
-    )
+    raise fault(f"must be a string of up to {MAX_ID_CHARACTERS} characters or an integer")
 
 
 Text = Annotated[str, BeforeValidator(_mended)]
@@ -112,9 +105,10 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
     fields = parse_object(body)
     _refuse_unsupported(fields)
     parsed = validated(_Body, fields)
+    _refuse_long(parsed, settings.max_message_characters)
     sampling = _sampling(fields, settings)
     turns = tuple(Message(turn.role, turn.content) for turn in parsed.history or ())
-    history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns, settings)
+    history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns)
     # A reply cut before its first character has nothing to carry on: it is simply asked for again.
     unfinished = (Message("assistant", begun),) if begun else ()
     chat = ChatRequest(
@@ -137,19 +131,29 @@ def _refuse_unsupported(fields: dict[str, Any]) -> None:
             raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
 
 
+def _refuse_long(parsed: _Body, most: int) -> None:
+    texts = {"message": parsed.message, "system": parsed.system}
+    # The assistant's turns are this server's own replies, which must be able to come back however long they are.
+    texts |= {
+        f"conversationHistory.{at}.content": turn.content
+        for at, turn in enumerate(parsed.history or ())
+        if turn.role != "assistant"
+    }
+    for name, text in texts.items():
+        if text is not None and len(text) > most:
+            raise InvalidRequest(f"`{name}` has {len(text)} characters; the limit is {most}.", param=name)
+
+
 def _sampling(fields: dict[str, Any], settings: Settings) -> SamplingParams:
     sent = {name: fields[name] for name in SamplingParams.model_fields if fields.get(name) is not None}
     return validated(SamplingParams, {**settings.sampling.model_dump(), **sent}) if sent else settings.sampling
 
 
-def _with_message(parsed: _Body, turns: tuple[Message, ...], settings: Settings) -> tuple[tuple[Message, ...], str]:
+def _with_message(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
     text = parsed.message
     if text is None or not text.strip():
         problem = "is missing" if text is None else "is empty"
         raise InvalidRequest(f"`message` {problem}.", param="message", hint="Send what the user says as `message`.")
-    most = settings.max_message_characters
-    if len(text) > most:
-        raise InvalidRequest(f"`message` has {len(text)} characters; the limit is {most}.", param="message")
     message = Message("user", text)
     return (turns if turns[-1:] == (message,) else (*turns, message)), ""
 
