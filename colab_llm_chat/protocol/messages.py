@@ -43,7 +43,9 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts; `seconds` from the request's arrival to its last token, the rate over the generated ones."""
+    """Token counts. `seconds` go from the request's arrival to its last token, waiting and prefill included;
+    `tokens_per_second` is completion_tokens / seconds.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -90,6 +92,11 @@ class Reply(Protocol):
     def __iter__(self) -> Iterator[Delta]: ...
     def __next__(self) -> Delta: ...
     def cancel(self) -> None: ...
+
+    @property
+    def dropped_messages(self) -> int | None:
+        """How many of the oldest messages no longer fitted; None as long as the model is loading."""
+        ...
 
 
 class ChatService(Protocol):
