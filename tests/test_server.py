@@ -220,13 +220,22 @@ def test_the_host_given_to_run_decides_whether_a_key_is_asked_for() -> None:
     assert keys[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_run_which_returns(number: signal.Signals) -> None:
     chat = ScriptedChat()
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     make_app(chat).run(on_ready=lambda _: os.kill(os.getpid(), number))
     assert chat.closed.is_set()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_is_ignored_as_under_nohup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        make_app().run(on_ready=lambda app: (os.kill(os.getpid(), signal.SIGHUP), app.shutdown()))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_given_stop_event_ends_run() -> None:

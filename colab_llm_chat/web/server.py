@@ -23,8 +23,10 @@ from . import ports
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+# A reply keeps its thread to its end; these answer the page, /health and what the full queue refuses.
 SPARE_THREADS = 8
 CONNECTION_LIMIT = 1_000
+# Above what the app's own limit may be set to, so that 413 comes from the app, as JSON.
 MAX_BODY_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 16 * 2**10
 IDLE_SECONDS = 30
@@ -33,6 +35,7 @@ STALLED_SECONDS = 120
 MAX_UNREAD_BYTES = 64 * 2**10
 FINISH_SECONDS = 2
 CHECK_SECONDS = 0.5
+ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
 
 
 class Server:
@@ -62,6 +65,7 @@ class Server:
             sockets=[listener],
             threads=requests + SPARE_THREADS,
             connection_limit=CONNECTION_LIMIT,
+            # Only a connection that is still read tells that its client left.
             channel_request_lookahead=1,
             channel_timeout=IDLE_SECONDS,
             cleanup_interval=1,
@@ -151,8 +155,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
-    """Block until `stop` is set, or SIGTERM or KeyboardInterrupt say the same. Raises ChatError if the server dies."""
-    with contextlib.suppress(KeyboardInterrupt), _stopping_on_sigterm(stop):
+    """Block until `stop` is set, or SIGTERM, SIGHUP or Ctrl+C say the same. Raises ChatError if the server dies."""
+    with contextlib.suppress(KeyboardInterrupt), _stopping_on_signals(stop):
         on_ready()
         # A wait with a limit lets signals in on every system and notices a dead server.
         while not stop.wait(CHECK_SECONDS):
@@ -161,12 +165,27 @@ def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[],
 
 
 @contextlib.contextmanager
-def _stopping_on_sigterm(stop: threading.Event) -> Iterator[None]:
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a closed terminal, which Windows does not have; one ignored, as by nohup, stays so."""
+    with contextlib.ExitStack() as undo:
+        # Only the main thread may set handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)):
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    undo.callback(signal.signal, number, before or signal.SIG_DFL)
+                    signal.signal(number, lambda *_: stop.set())
+        yield
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore interrupts meanwhile, for an ending that takes seconds at most."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, previous)
