@@ -154,6 +154,22 @@ def test_another_content_type_is_415(path: str, kind: str | None) -> None:
     assert_error(response, 415, "unsupported_media_type", chat=path == "/chat")
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br, gzip", "deflate"])
+@pytest.mark.parametrize("path", ["/chat", "/session"])
+def test_an_encoded_body_is_415(path: str, coding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    response = make_client().post(path, data=b"\x1f\x8b", headers=headers)
+    error = assert_error(response, 415, "unsupported_media_type", chat=path == "/chat")
+    assert "Content-Encoding" in error["message"]
+    assert "Content-Encoding" in error["hint"]
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_a_body_that_says_that_it_is_not_encoded_is_taken(coding: str) -> None:
+    response = make_client().post("/chat", json={"message": "hi"}, headers={"Content-Encoding": coding})
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/chat", "/session"])
 def test_a_body_over_the_limit_is_413(path: str) -> None:
     response = make_client(max_body_bytes=1024).post(path, json={"message": "a" * 1024})

@@ -53,6 +53,11 @@ def json_body(sent: Request) -> bytes:
     """The bytes of a request that says it is JSON. A form or plain text, which any web page may send, is refused."""
     if sent.mimetype != "application/json" and not sent.mimetype.endswith("+json"):
         raise UnsupportedMediaType("The request's Content-Type is not application/json.")
+    if (sent.content_encoding or "identity").lower() != "identity":
+        raise UnsupportedMediaType(
+            "The request's body is compressed; this server takes no Content-Encoding but identity.",
+            hint="Send the JSON as it is, without the header Content-Encoding.",
+        )
     return sent.get_data(cache=False)
 
 
