@@ -24,7 +24,8 @@ def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0
 class ScriptedReply:
     """Plays steps: a text or delta is given out, an exception is raised, an event is waited for (or a cancel)."""
 
-    def __init__(self, steps: list[Step], end: ReplyEnd | None) -> None:
+    def __init__(self, steps: list[Step], end: ReplyEnd | None, *, dropped_messages: int | None = 0) -> None:
+        self.dropped_messages = dropped_messages
         self._steps = iter([*steps, Delta(end=end)] if end else steps)
         self._wake = threading.Condition()
         self.waiting = threading.Event()
@@ -72,7 +73,8 @@ class ScriptedChat:
     def stream(self, request: ChatRequest) -> Reply:
         if self.refuses_with is not None:
             raise self.refuses_with
-        reply = ScriptedReply(self.steps, self.end)
+        known = self.end.dropped_messages if self.end is not None and self.state.state == "ok" else None
+        reply = ScriptedReply(self.steps, self.end, dropped_messages=known)
         self.requests.append(request)
         self.replies.append(reply)
         return reply

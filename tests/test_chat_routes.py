@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colab_llm_chat.errors import EngineFailed
-from colab_llm_chat.protocol.messages import Delta, Message, ReplyEnd
+from colab_llm_chat.protocol.messages import Delta, Message, ReplyEnd, Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from tests.chat_services import ScriptedChat, events_of, reply_end
@@ -72,6 +72,14 @@ def test_a_stream_has_the_headers_that_keep_proxies_from_holding_it_back() -> No
     assert response.text.startswith(": open\n\n")
 
 
+@pytest.mark.parametrize(("state", "told"), [("ok", "4"), ("loading", None)])
+def test_a_stream_tells_the_dropped_messages_in_front_if_they_are_known(state: Any, told: str | None) -> None:
+    chat = ScriptedChat(end=reply_end(dropped_messages=4), state=Status(state=state, model_id="catbot"))
+    response = make_client(chat).post("/chat", json={"message": "hi", "stream": True})
+    assert response.headers.get("x-dropped-messages") == told
+    assert events_of(response.text)[-2]["dropped_messages"] == 4  # type: ignore[index]
+
+
 def test_a_sign_of_life_becomes_a_comment() -> None:
     response = make_client(ScriptedChat(steps=[Delta(), "a"])).post("/chat", json={"message": "hi", "stream": True})
     assert response.text.startswith(': open\n\n: ping\n\ndata: {"delta": "a"}\n\n')
@@ -84,6 +92,13 @@ def test_a_sign_of_life_becomes_a_comment() -> None:
         ("text/event-stream, application/json;q=0.5", None, True),
         ("text/event-stream", False, False),
         ("text/event-stream;q=0", None, False),
+        ("application/json, text/event-stream;q=0.5", None, False),
+        ("application/json, text/event-stream", None, True),
+        ("text/event-stream, */*", None, True),
+        ("text/event-stream;q=0.5, */*", None, False),
+        ("Text/Event-Stream; charset=utf-8", None, True),
+        ("text/*", None, False),
+        ("", None, False),
         ("*/*", None, False),
         ("application/json", True, True),
     ],

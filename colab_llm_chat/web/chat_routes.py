@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("colab_llm_chat")
 chat_routes = Blueprint("chat", __name__)
 
+EVENTS = "text/event-stream"
+DROPPED_MESSAGES = "x-dropped-messages"
+
 
 @chat_routes.post("/chat")
 def chat() -> Response:
@@ -30,16 +33,22 @@ def chat() -> Response:
     streamed = parsed.stream if parsed.stream is not None else _accepts_events()
     if not streamed:
         return _json_reply(parsed, reply, request_id())
-    response = Response(_events(parsed, reply, request_id()), mimetype="text/event-stream")
+    response = Response(_events(parsed, reply, request_id()), mimetype=EVENTS)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
+    # Headers travel before a model that still loads can tell; the stream's end says it in any case.
+    if reply.dropped_messages is not None:
+        response.headers[DROPPED_MESSAGES] = str(reply.dropped_messages)
     # A generator that never started runs no `finally`; the response is closed in any case.
     response.call_on_close(reply.close)
     return response
 
 
 def _accepts_events() -> bool:
-    return any(kind == "text/event-stream" and quality > 0 for kind, quality in request.accept_mimetypes)
+    """Whether the Accept header names events and likes JSON no better. `*/*` is what tools say that expect JSON."""
+    accepted = request.accept_mimetypes
+    named = [quality for kind, quality in accepted if kind.partition(";")[0].strip().lower() == EVENTS]
+    return max(named, default=0) > 0 and max(named) >= accepted.quality("application/json")
 
 
 class _Transcript:
@@ -87,7 +96,7 @@ def _json_reply(parsed: simple.SimpleRequest, reply: LiveReply, request_id: str)
             continue
     fields = transcript.fields(parsed)
     response = json_response(fields)
-    response.headers["x-dropped-messages"] = str(fields["dropped_messages"])
+    response.headers[DROPPED_MESSAGES] = str(fields["dropped_messages"])
     return response
 
 
