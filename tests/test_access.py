@@ -142,6 +142,19 @@ def test_signing_out_takes_the_cookie_away() -> None:
     assert say(client, Origin="http://localhost").status_code == 401
 
 
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost:9"}, {"Origin": "https://evil.example"}])
+def test_only_the_servers_own_page_signs_out(headers: dict[str, str]) -> None:
+    client = signed_in(make_app(access_key=KEY))
+    response = client.delete("/session", headers=headers)
+    assert (response.status_code, "Set-Cookie" in response.headers) == (403, False)
+    assert say(client, Origin="http://localhost").status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, bearer(KEY)])
+def test_who_is_not_signed_in_by_cookie_may_sign_out(headers: dict[str, str]) -> None:
+    assert make_app(access_key=KEY).test_client().delete("/session", headers=headers).status_code == 204
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 def test_another_sites_page_may_not_sign_in(origin: str) -> None:
     client = make_app(access_key=KEY).test_client()
@@ -208,14 +221,67 @@ def test_without_a_key_foreign_origins_are_refused_and_no_cors_header_is_sent() 
     assert client.options("/chat", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://localhost", "https://localhost", "http://localhost:80"])
-def test_the_servers_own_page_is_no_foreign_origin(origin: str) -> None:
-    assert say(make_app().test_client(), Origin=origin).status_code == 200
+COLAB = "4qwd-496ff2e9c6d22116-5000-colab.googleusercontent.com"
 
 
-def test_a_registered_name_is_an_own_origin_even_if_its_proxy_rewrites_the_host() -> None:
-    app = make_app(access_key=KEY, allowed_hosts="chat.home")
-    assert say(signed_in(app), Origin="https://chat.home:8443").status_code == 200
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost", "http://localhost", 200),
+        ("localhost", "http://localhost:80", 200),
+        ("localhost:7745", "http://localhost:7745", 200),
+        ("localhost:7745", "https://localhost:7745", 403),
+        ("localhost", "https://localhost", 403),
+        ("127.0.0.1:7745", "https://127.0.0.1:7745", 403),
+        (COLAB, f"https://{COLAB}", 200),
+        (COLAB, f"https://{COLAB}:8443", 403),
+        (COLAB, f"http://{COLAB}", 200),
+        (COLAB, f"ftp://{COLAB}", 403),
+    ],
+)
+def test_a_page_is_the_servers_own_by_its_whole_address(host: str, origin: str, status: int) -> None:
+    assert say(make_app().test_client(), Host=host, Origin=origin).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("my.box:7745", "http://my.box:7745", 200),
+        ("my.box:7745", "https://my.box:7745", 200),
+        ("my.box:7745", "http://my.box:9999", 403),
+        ("my.box:7745", "http://my.box:8443", 403),
+        ("my.box:7745", "https://my.box", 200),
+        ("localhost", "https://my.box", 200),
+        ("localhost", "http://my.box", 200),
+        ("localhost", "https://my.box:80", 403),
+        ("localhost", "https://tls.box:8443", 200),
+        ("localhost", "https://tls.box", 200),
+        ("localhost", "https://tls.box:9999", 403),
+        ("localhost", "https://other.box", 403),
+    ],
+)
+def test_a_registered_name_is_own_at_the_ports_of_its_proxy_only(host: str, origin: str, status: int) -> None:
+    app = make_app(access_key=KEY, allowed_hosts="my.box, tls.box:8443")
+    client = app.test_client()
+    client.set_cookie(app.access.cookie_name, app.access.cookie_value, domain=host.partition(":")[0])
+    assert say(client, Host=host, Origin=origin).status_code == status
+
+
+def test_a_tunnels_page_writes_by_its_cookie() -> None:
+    app = make_app()
+    app.add_public_host(f"https://{TUNNEL}")
+    client = app.test_client()
+    client.set_cookie(app.access.cookie_name, app.access.cookie_value, domain=TUNNEL)
+    for headers in ({}, {"X-Forwarded-Proto": "https"}):
+        assert say(client, Host=TUNNEL, Origin=f"https://{TUNNEL}", **headers).status_code == 200
+        assert say(client, Host=TUNNEL, Origin=f"https://{TUNNEL}:8443", **headers).status_code == 403
+
+
+def test_https_on_loopback_is_own_where_a_trusted_proxy_says_so() -> None:
+    app = make_app(access_key=KEY)
+    app.add_public_host(TUNNEL)
+    headers = {"Origin": "https://localhost", "X-Forwarded-Proto": "https"}
+    assert say(signed_in(app), **headers).status_code == 200
 
 
 def test_another_notebooks_page_is_foreign() -> None:
@@ -261,7 +327,7 @@ def test_behind_a_registered_tunnel_https_is_seen_and_the_cookie_secure() -> Non
 
 
 def test_on_a_page_by_https_the_cookie_is_secure_whatever_the_proxy_says() -> None:
-    app = make_app(access_key=KEY)
+    app = make_app(access_key=KEY, allowed_hosts="localhost")
     response = app.test_client().post("/session", json={"key": KEY}, headers={"Origin": "https://localhost"})
     assert "Secure" in response.headers["Set-Cookie"]
 

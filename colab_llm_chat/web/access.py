@@ -32,6 +32,8 @@ LOCAL_NAMES = frozenset({"localhost", "host.docker.internal"})
 COLAB_PROXY = re.compile(r"[a-z0-9.-]+(-colab\.googleusercontent\.com|\.prod\.colab\.dev)")
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# Name and port, None where none is written.
+Authority = tuple[str, int | None]
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -42,8 +44,8 @@ class Access:
         self._open_by_hand = settings.access_key == ""
         self._asked_for = bool(settings.access_key)
         self._key = settings.access_key or secrets.token_urlsafe(24)
-        self._named = frozenset(_host_name(name) for name in settings.allowed_hosts.split(",") if name.strip())
-        self._public: frozenset[str] = frozenset()
+        self._named = frozenset(_registered(name) for name in settings.allowed_hosts.split(",") if name.strip())
+        self._public: frozenset[Authority] = frozenset()
         self._bound_host = settings.host.lower().strip("[]")
         self._port = settings.port
 
@@ -53,10 +55,11 @@ class Access:
 
     def add_public_host(self, host: str) -> None:
         """From now on the server is reachable from outside under this name (a host or a URL)."""
-        self._public |= {_host_name(host)}
+        self._public |= {_registered(host)}
 
     def remove_public_host(self, host: str) -> None:
-        self._public -= {_host_name(host)}
+        name, _ = _registered(host)
+        self._public = frozenset(known for known in self._public if known[0] != name)
 
     @property
     def required(self) -> bool:
@@ -97,13 +100,16 @@ class Access:
         foreign = origin is not None and not self._is_own(origin, request)
         if foreign and not (self.required and _has_cors(request.path)):
             raise OriginRefused("Pages of other sites may not use this server.")
-        if request.method == "OPTIONS" or _is_open(request.path) or not self.required:
+        if request.method == "OPTIONS" or not self.required or self._has_bearer(request):
             return
-        if self._has_bearer(request):
-            return
+        # Signing out is open to all, but whose cookie it takes away must have asked for it.
+        is_open = _is_open(request.path)
         if not self._has_cookie(request):
+            if is_open:
+                return
             raise InvalidAccessKey("The access key is missing or wrong.")
-        if request.method not in READING and (origin is None or foreign):
+        writes = request.method not in READING and not (is_open and request.method == "POST")
+        if writes and (origin is None or foreign):
             raise OriginRefused(
                 "A request signed by the session cookie must come from this server's own page.",
                 hint="Scripts send the header Authorization: Bearer KEY instead of the cookie.",
@@ -128,7 +134,7 @@ class Access:
             raise OriginRefused("This server does not answer to the host name of this request.")
 
     def _answers_to(self, name: str) -> bool:
-        if name in LOCAL_NAMES or name in self._public or name in self._named or COLAB_PROXY.fullmatch(name):
+        if name in LOCAL_NAMES or self._ports(name) or COLAB_PROXY.fullmatch(name):
             return True
         if _is_loopback(name) or name == self._bound_host:
             return True
@@ -137,19 +143,32 @@ class Access:
         machine = socket.gethostname().lower()
         return _is_address(name) or name in (machine, f"{machine}.local")
 
+    def _ports(self, name: str) -> set[int | None]:
+        """The ports with which the name was registered; empty if it was not."""
+        return {port for known, port in self._public | self._named if known == name}
+
     def _is_own(self, origin: str, request: Request) -> bool:
-        """Same authority as the Host; or a registered name, whose proxy may have rewritten the Host."""
+        """The address of the Host header, or a registered one, whose proxy may have rewritten the Host.
+
+        Only the port tells a name's servers apart: another one on this machine is as foreign as another site.
+        """
         scheme, _, rest = origin.partition("://")
-        port = DEFAULT_PORTS.get(scheme)
         sender = _split_authority(rest)
         host = _split_authority(request.environ.get("HTTP_HOST", ""))
-        if port is None or sender is None or host is None:
+        if scheme not in DEFAULT_PORTS or sender is None or host is None:
             return False
-        same = (sender[0], sender[1] or port) == (host[0], host[1] or port)
-        return same or sender[0] in self._public | self._named
+        port = sender[1] or DEFAULT_PORTS[scheme]
+        registered = self._ports(sender[0])
+        if registered and (port in registered or port == DEFAULT_PORTS[scheme]):
+            return True
+        # Colab's proxy and a registered one speak https for us and need not say so; nobody else does.
+        proxied = bool(registered) or COLAB_PROXY.fullmatch(host[0]) is not None
+        if scheme != request.scheme and not (proxied and scheme == "https"):
+            return False
+        return (sender[0], port) == (host[0], host[1] or DEFAULT_PORTS[scheme])
 
 
-def _split_authority(text: str) -> tuple[str, int | None] | None:
+def _split_authority(text: str) -> Authority | None:
     """Name and port of a Host header; None when it is none."""
     match = AUTHORITY.fullmatch(text.strip())
     if match is None:
@@ -157,10 +176,9 @@ def _split_authority(text: str) -> tuple[str, int | None] | None:
     return match[1].lower().strip("[]").removesuffix("."), int(match[2]) if match[2] else None
 
 
-def _host_name(host_or_url: str) -> str:
+def _registered(host_or_url: str) -> Authority:
     text = host_or_url.strip().lower()
-    split = _split_authority(urlsplit(text).netloc if "://" in text else text)
-    return split[0] if split else text
+    return _split_authority(urlsplit(text).netloc if "://" in text else text) or (text, None)
 
 
 def _is_address(name: str) -> bool:
