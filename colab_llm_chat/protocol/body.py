@@ -42,6 +42,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise InvalidRequest("The body is empty.", hint="Send a JSON object as the body.")
     try:
+        # Decoded here: json would guess UTF-16 and UTF-32, which the standard rules out; editors write the mark.
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8: byte {error.start} is broken.") from error

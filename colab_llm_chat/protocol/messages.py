@@ -54,6 +54,7 @@ class Usage:
     cached_tokens: int = 0
 
 
+# Apart from Delta, for none of it is known before the last token.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyEnd:
     """What is known once a reply has ended."""

@@ -15,6 +15,7 @@ from ..settings import SamplingParams, Settings
 from .body import fault, parse_object, validated, well_formed
 from .messages import ChatRequest, Message, ReplyEnd, Role
 
+# Refused by name, where unknown keys pass: who sends one of these counts on what it does.
 UNSUPPORTED = ("persona", "source_language", "target_language")
 MAX_HISTORY = 2_000
 MAX_STOPS = 4
@@ -51,6 +52,7 @@ def _listed_stops(value: object) -> object:
 
 
 def _identifier(value: object) -> object:
+    # `true` is an int to Python; beyond 63 bits a number would not come back the same from every client.
     if value is None or (type(value) is int and abs(value) < 2**63):
         return value
     if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS:
@@ -155,6 +157,7 @@ def _with_message(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Mess
         problem = "is missing" if text is None else "is empty"
         raise InvalidRequest(f"`message` {problem}.", param="message", hint="Send what the user says as `message`.")
     message = Message("user", text)
+    # Clients disagree on whether the history they send already has the message.
     return (turns if turns[-1:] == (message,) else (*turns, message)), ""
 
 

@@ -22,6 +22,7 @@ from .window import LONGEST_TOKEN, characters, first_that_fits, newest, split_tu
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# So many ids decide how the next one reads: spaces and broken characters do not reach back further.
 PREFIX_IDS = 32
 
 
@@ -55,6 +56,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._encoder = TextEncoder(tokenizer)
         self._template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+        # Some vocabularies turn newlines into spaces; a stop string with one would never come.
         newlines = "\n" in str(tokenizer.decode(self._encoder.plain("a\nb")))
         self._transcript_stop = transcript.STOP if newlines else transcript.STOP_WITHOUT_NEWLINES
 
@@ -97,6 +99,7 @@ class PromptEncoder:
         tried: dict[int, tuple[str, list[int]]] = {}
 
         def count(at: int) -> int:
+            # Marked only now: most of a long history is never kept.
             kept = [self._encoder.mark(message) for message in (*system, *chain(*turns[first + at :]))]
             tried[at] = self._encoded(kept, request.continue_final)
             return len(tried[at][1])

@@ -28,6 +28,7 @@ CORS_HEADERS = {
     "Access-Control-Expose-Headers": "x-request-id, x-dropped-messages, Retry-After",
     "Access-Control-Max-Age": "600",
 }
+# Names that no one else can point anywhere: they are resolved on the machine itself.
 LOCAL_NAMES = frozenset({"localhost", "host.docker.internal"})
 COLAB_PROXY = re.compile(r"[a-z0-9.-]+(-colab\.googleusercontent\.com|\.prod\.colab\.dev)")
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
@@ -140,6 +141,7 @@ class Access:
             return True
         if _is_loopback(self._bound_host):
             return False
+        # Bound to the network, it is visited by address or by the machine's own name, whichever people know.
         machine = socket.gethostname().lower()
         return _is_address(name) or name in (machine, f"{machine}.local")
 

@@ -39,6 +39,7 @@ def page() -> Response:
 def health() -> Response:
     status = _app().chat.status()
     fields: dict[str, Any] = {"status": status.state}
+    # Open to all, so strangers learn no more than a load balancer needs; a model's path names its owner.
     if _app().access.recognises(request):
         fields |= {"model": status.model_id, "progress": status.progress, "detail": status.detail}
         if status.error is not None:

@@ -33,6 +33,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# Of an HTTPException's headers only those that its status demands; its content type is that of an HTML page.
 KEPT_HEADERS = frozenset({"allow", "content-range", "retry-after"})
 
 
@@ -45,6 +46,7 @@ def request_id() -> str:
 
 
 def json_response(fields: dict[str, Any], status: int = 200) -> Response:
+    # A file's name in an error may hold what UTF-8 cannot carry; the answer goes out all the same.
     body = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
     return Response(body, status=status, mimetype="application/json")
 
@@ -87,6 +89,7 @@ def finish(response: Response) -> Response:
     response.headers["x-request-id"] = request_id()
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
+    # Answers hold conversations, and the page its settings; static files bring a rule of their own.
     response.headers.setdefault("Cache-Control", "no-store")
     return response
 
