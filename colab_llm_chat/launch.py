@@ -24,6 +24,7 @@ from .errors import ChatError, LoadInterrupted, SecretMissing, SecretNotGranted,
 from .protocol.messages import Status
 from .settings import SamplingParams, Settings
 from .web.app import ChatApp, create_app
+from .web.server import interrupted_once
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -181,13 +182,12 @@ class Notebook:
         chat = self._fitting_chat()
         if in_colab() and not has_gpu():
             log.warning("%s", NO_GPU)
-        try:
-            status = follow(chat.start(), _show)
-        except KeyboardInterrupt:
-            chat.close()
-            raise LoadInterrupted(
-                "Loading was interrupted.", japanese="読み込みを中断しました。このセルをもう一度実行してください。"
-            ) from None
+        with interrupted_once():
+            try:
+                status = follow(chat.start(), _show)
+            except KeyboardInterrupt:
+                chat.close()
+                raise _interrupted() from None
         if status.error is not None:
             chat.close()
             raise ChatError.from_dict(status.error)
@@ -247,6 +247,12 @@ class Notebook:
 
     def _set(self, **changes: Any) -> None:
         self.settings = self.settings.model_copy(update=changes)
+
+
+def _interrupted() -> LoadInterrupted:
+    return LoadInterrupted(
+        "Loading was interrupted.", japanese="読み込みを中断しました。このセルをもう一度実行してください。"
+    )
 
 
 def _settings_from(form: Mapping[str, Any]) -> Settings:

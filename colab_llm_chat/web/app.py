@@ -23,7 +23,7 @@ from .access import Access
 from .chat_routes import chat_routes
 from .live_replies import LiveReplies
 from .page_routes import page_routes
-from .server import Server, serve_until
+from .server import Server, interrupted_once, serve_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -82,7 +82,7 @@ class ChatApp(Flask):
         self._stop = stop_event or threading.Event()
         self.live = LiveReplies()
         self._at_stop = contextlib.ExitStack()
-        with contextlib.closing(self.chat), self._listening(host, port) as server:
+        with interrupted_once(), contextlib.closing(self.chat), self._listening(host, port) as server:
             self._server = server
             self.access.bound_to(server.host, server.port)
             self.chat.start()
