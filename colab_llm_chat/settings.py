@@ -91,9 +91,13 @@ class Settings(SamplingParams):
     )
     domain: str | None = Field(None, description="Domain of your ngrok account; unset takes the account's own.")
     ngrok_token: SecretStr | None = Field(None, description="Your ngrok authtoken, for `--tunnel ngrok`.")
-    allowed_hosts: str = Field("", description="Further host names it answers to, separated by commas.")
+    allowed_hosts: str = Field(
+        "", description="Further hosts it answers to, as NAME or NAME:PORT, separated by commas."
+    )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, le=15 * 2**20, description="Largest request body, in bytes.")
-    max_message_characters: int = Field(100_000, ge=1, description="Longest message, in characters.")
+    max_message_characters: int = Field(
+        100_000, ge=1, description="Longest message, in characters; also for the system prompt."
+    )
 
     max_rows: int = Field(16, ge=1, le=256, description="Replies generated at the same time.")
     max_queue: int = Field(112, ge=0, le=4096, description="Requests that may wait for a free row; beyond it 429.")

@@ -217,6 +217,15 @@ def test_waiting_replies_hear_why_the_model_cannot_be_had(tmp_path: Path) -> Non
     chat.close()
 
 
+def test_a_broken_chat_template_is_told_when_the_model_loads(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "llama")
+    byte_level("{% for message in messages %}").save_pretrained(tmp_path)
+    chat = Chat(Settings(model_id=str(tmp_path))).start()
+    with pytest.raises(LoadError, match="template"):
+        list(chat.stream(request()))
+    chat.close()
+
+
 def test_close_ends_live_replies(folder: Path) -> None:
     chat = Chat(Settings(model_id=str(folder))).start()
     wait_until(lambda: chat.status().state == "ok")
