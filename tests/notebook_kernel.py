@@ -18,7 +18,9 @@ from typing import Any
 
 import nbformat
 import psutil
+import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from tests.chat_services import wait_until
 
@@ -33,19 +35,28 @@ class Kernel:
     def __init__(self, environment: dict[str, str], *, mark: str, folder: Path = NOTEBOOK.parent, **form: Any) -> None:
         self.notebook = nbformat.read(NOTEBOOK, as_version=4)
         self.mark = mark
+        self.form: dict[str, Any] = {}
         self.set_form(**form)
+        self._past: list[tuple[str, str]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._client = NotebookClient(self.notebook, timeout=None, resources={"metadata": {"path": str(folder)}})
         self._client.create_kernel_manager()
-        self._call(self._client.async_start_new_kernel(env={**os.environ, **environment, MARK: mark}))
+        # What the kernel's processes say past the notebook; each of them has a copy of the file of its own.
+        with open(Path(mark) / f"{len(list(Path(mark).glob('*.log')))}.log", "wb") as said:
+            self._call(
+                self._client.async_start_new_kernel(
+                    env={**os.environ, **environment, MARK: mark}, stdout=said, stderr=said
+                )
+            )
         self._call(self._client.async_start_new_kernel_client())
-        # As a person does, one cell after the other: the last one is still running when others are looked at.
-        self._running: Future[Any] | None = None
+        self._running: Future[Any] = Future()
+        self._started = ""
 
     def set_form(self, **form: Any) -> None:
         """Put other values into the fields of the form, wherever they stand."""
+        self.form |= form
         for name, value in form.items():
             pattern = re.compile(rf"^{name} = .*?(?=  # @param)", re.MULTILINE)
             changed = 0
@@ -60,10 +71,29 @@ class Kernel:
             self.start(name).result(120)
         return "".join(self.output(name) for name in names)
 
+    def fail(self, name: str) -> str:
+        """Run a cell that cannot succeed, and return what it shows."""
+        with pytest.raises(CellExecutionError):
+            self.run(name)
+        return self.output(name)
+
+    def set(self, **names: Any) -> None:
+        """Variables of the kernel, as from a cell that somebody has added."""
+        cell = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in names.items()))
+        self.notebook.cells.append(cell)
+        self.run(cell.id)
+
     def start(self, name: str) -> Future[Any]:
+        """Run a cell and do not wait for its end."""
         cell = self._cell(name)
+        self._started = name
+        self._past.append((name, self.output(name)))
+        cell.outputs = []
         self._running = self._submit(self._client.async_execute_cell(cell, self.notebook.cells.index(cell)))
         return self._running
+
+    def is_running(self, name: str) -> bool:
+        return self._started == name and not self._running.done()
 
     def wait_for(self, name: str, pattern: str) -> str:
         """Wait until a running cell has printed this; the first group of the match."""
@@ -79,19 +109,28 @@ class Kernel:
             texts.append(output.get("text", "") or "\n".join(output.get("traceback", [])))
         return "".join(texts)
 
-    def interrupt(self) -> None:
-        """The cell's ■; returns when the cell has ended."""
+    def press_stop(self) -> None:
+        """The cell's ■."""
         self._call(self._client.km.interrupt_kernel())
-        if self._running is not None:
-            with contextlib.suppress(Exception):
-                self._running.result(60)
+
+    def interrupt(self) -> None:
+        """The cell's ■ until the cell has ended. Raises CellExecutionError when it ends with an error."""
+        self.press_stop()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the end of the cell that runs. Raises CellExecutionError when it ends with an error."""
+        self._running.result(60)
 
     def kill(self) -> None:
         """As when the runtime is restarted by force: nothing of the kernel gets to clean up."""
         os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(Exception):
-            if self._running is not None:
-                self._running.result(60)
+        with pytest.raises(DeadKernelError):
+            self._running.result(60)
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Every output of every cell up to now, with the cell's name."""
+        return [*self._past, *((cell.id, self.output(cell.id)) for cell in self._code_cells())]
 
     @property
     def pid(self) -> int:
@@ -115,7 +154,7 @@ class Kernel:
         return next(cell for cell in self._code_cells() if cell.id == name)
 
     def _ended(self) -> bool:
-        return self._running is None or self._running.done()
+        return self._running.done()
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)

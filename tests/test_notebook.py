@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
+from nbclient.exceptions import CellExecutionError
 from playwright.sync_api import Browser
 
 from tests.browser import launched
+from tests.chat_services import events_of
 from tests.google_colab import ColabStandIn, Scenario
+from tests.hub_standin import HubStandIn, ModelOnHub
 from tests.ngrok_agent import install_agent
 from tests.notebook_kernel import CELLS, NOTEBOOK, Kernel, kernel
 from tests.visitors import expect_reply, send, visiting
@@ -24,6 +32,7 @@ from tests.visitors import expect_reply, send, visiting
 NGROK_TOKEN = "2abcDEFghiJKLmnoPQRstuVWX_5yzABCdefGHIjklMNOpq"
 HF_TOKEN = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"
 SECRETS: dict[str, str | None] = {"NGROK_AUTHTOKEN": f"  {NGROK_TOKEN}\n", "HF_TOKEN": HF_TOKEN}
+DEMO = NOTEBOOK.parents[1] / "colab_llm_chat" / "models" / "demo"
 CRY = re.compile("[ｦ-ﾟ]")
 
 
@@ -65,7 +74,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runtime 実行")
+    return tmp_path_factory.mktemp("runtime")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def colab(place: Path) -> ColabStandIn:
 
 @pytest.fixture(scope="module")
 def shared(place: Path, colab: ColabStandIn) -> Iterator[Kernel]:
-    """One kernel for the variants that leave it as it was: installed, idle, able to run any cell."""
+    """One kernel for all the variants that leave it able to run any cell."""
     agent = install_agent(place)
     form = {
         "MODEL_NAME": "catbot",
@@ -83,17 +92,38 @@ def shared(place: Path, colab: ColabStandIn) -> Iterator[Kernel]:
         "FLASK_PORT": free_port(),
     }
     with kernel(environment(place, colab, agent), mark=str(place), **form) as running:
+        # Streams show at once that they wait.
+        running.set(PING_SECONDS=0.1)
+        running.run("install")
         yield running
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The last cell, running."""
+
+    kernel: Kernel
+    url: str
+    key: str
+    port: int
+
+
+def opened_by(kernel: Kernel) -> Opened:
+    """Run the last cell and read what it prints, as a person does."""
+    if not kernel.is_running("run"):
+        kernel.start("run")
+    url = kernel.wait_for("run", r"Public URL: (\S+)\n")
+    key = kernel.wait_for("run", r"/#key=(\S+)\n")
+    kernel.wait_for("run", "Ready")
+    return Opened(kernel, url, key, kernel.form["FLASK_PORT"])
+
+
 @pytest.fixture
-def opened(shared: Kernel) -> Iterator[tuple[Kernel, str, str]]:
-    """All cells run, the last one still running: the kernel, the public URL, the access key."""
-    shared.run(*CELLS[:-1])
-    shared.start("run")
-    url = shared.wait_for("run", r"Public URL: (\S+)\n")
-    yield shared, url, shared.wait_for("run", r"/#key=(\S+)")
-    shared.interrupt()
+def opened(shared: Kernel) -> Opened:
+    """All cells run, the last one still running."""
+    if not shared.is_running("run"):
+        shared.run(*CELLS[1:-1])
+    return opened_by(shared)
 
 
 def test_cells_are_short_and_without_outputs() -> None:
@@ -107,9 +137,267 @@ def test_cells_are_short_and_without_outputs() -> None:
     assert (notebook.metadata.accelerator, notebook.metadata.colab.gpuType) == ("GPU", "A100")
 
 
-def test_the_printed_link_opens_the_page_which_answers(opened: tuple[Kernel, str, str], browser: Browser) -> None:
-    _, url, key = opened
+def without_errors(kernel: Kernel, name: str) -> bool:
+    return not re.search("Traceback|Error", kernel.output(name))
+
+
+def is_one_clear_message(text: str) -> bool:
+    """No traceback, and no more lines than a person reads."""
+    return "Traceback" not in text and text.count("Error") == 1 and len(text.strip().splitlines()) <= 12
+
+
+def is_bilingual(text: str) -> bool:
+    return bool(re.search("[a-z]{3}", text) and re.search("[ぁ-ん]", text))
+
+
+def only_the_kernel(kernel: Kernel) -> bool:
+    return [process.pid for process in kernel.processes()] == [kernel.pid]
+
+
+def worker_of(kernel: Kernel) -> psutil.Process:
+    [worker] = kernel.processes("colab_llm_chat.worker")
+    return worker
+
+
+def all_command_lines() -> str:
+    return "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+
+
+def test_the_printed_link_opens_the_page_which_answers(opened: Opened, browser: Browser) -> None:
     with visiting(browser) as visitors:
-        page = visitors.open(f"{url}/#key={key}")
+        page = visitors.open(f"{opened.url}/#key={opened.key}")
         send(page, "おはよう")
         expect_reply(page, CRY)
+
+
+def test_scripts_need_the_key(opened: Opened) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(opened.url, "おはよう")
+    refused.value.close()
+    with post(opened.url, "おはよう", key=opened.key) as answer:
+        assert CRY.search(json.load(answer)["response"])
+    assert refused.value.code == 401
+
+
+def test_a_reply_streams_through_the_public_url(opened: Opened) -> None:
+    with post(opened.url, "おはよう", key=opened.key, stream=True) as answer:
+        events = events_of(answer.read().decode())
+    assert len(events) > 3
+    assert CRY.search("".join(event.get("delta", "") for event in events if isinstance(event, dict)))
+
+
+def test_the_printed_command_works_as_it_stands(opened: Opened) -> None:
+    command = opened.kernel.wait_for("run", "curl .*")
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, encoding="utf-8", timeout=60, check=True)
+    assert CRY.search(json.loads(ran.stdout)["response"])
+
+
+def test_the_app_has_the_routes_that_its_cell_names(opened: Opened) -> None:
+    routes = opened.kernel.output("app")
+    assert re.search(r"^GET +/$", routes, re.MULTILINE)
+    assert re.search(r"^POST +/chat$", routes, re.MULTILINE)
+
+
+def test_no_process_shows_a_secret(opened: Opened) -> None:
+    lines = all_command_lines()
+    assert [secret for secret in (NGROK_TOKEN, HF_TOKEN, opened.key) if secret in lines] == []
+
+
+def test_an_interrupt_ends_all_and_the_last_cell_can_be_run_again(opened: Opened) -> None:
+    kernel = opened.kernel
+    kernel.interrupt()
+    assert (without_errors(kernel, "run"), only_the_kernel(kernel)) == (True, True)
+    assert not is_open(opened.url)
+    assert not is_open(f"http://127.0.0.1:{opened.port}")
+    again = opened_by(kernel)
+    with post(again.url, "おはよう", key=again.key) as answer:
+        assert CRY.search(json.load(answer)["response"])
+    assert again.key == opened.key
+
+
+def test_an_interrupt_ends_a_stream_with_an_event_and_a_second_one_does_not_cut_the_end_short(opened: Opened) -> None:
+    kernel = opened.kernel
+    worker = worker_of(kernel)
+    worker.suspend()
+    with post(opened.url, "おはよう", key=opened.key, stream=True) as answer:
+        assert answer.readline().startswith(b":")
+        kernel.press_stop()
+        kernel.press_stop()
+        last = answer.read().decode()
+    worker.resume()
+    kernel.join()
+    assert "stopping" in last
+    assert (without_errors(kernel, "run"), only_the_kernel(kernel)) == (True, True)
+
+
+# What goes wrong is told in one message, and the cell can be run again.
+
+
+@pytest.fixture
+def stopped(shared: Kernel) -> Kernel:
+    """The kernel with nothing running, no model loaded, the cells up to the token's run."""
+    if shared.is_running("run"):
+        shared.interrupt()
+    shared.run("settings", "drive", "secrets")
+    return shared
+
+
+@pytest.fixture
+def built(stopped: Kernel) -> Kernel:
+    """Ready for the last cell, which then loads the model itself."""
+    stopped.run("app")
+    return stopped
+
+
+@pytest.mark.parametrize(
+    ("secrets", "told"),
+    [({}, "There is no secret NGROK_AUTHTOKEN"), ({"NGROK_AUTHTOKEN": None}, "has no access to the secret")],
+)
+def test_a_secret_that_cannot_be_had_ends_the_cell_with_the_next_step(
+    stopped: Kernel, colab: ColabStandIn, secrets: dict[str, str | None], told: str
+) -> None:
+    colab.behave(Scenario(secrets=secrets))
+    shown = stopped.fail("secrets")
+    colab.behave(Scenario(secrets=SECRETS))
+    assert told in shown
+    assert (is_one_clear_message(shown), is_bilingual(shown)) == (True, True)
+    stopped.run("secrets")
+
+
+def test_a_wrong_value_in_the_form_is_named_by_its_field(stopped: Kernel) -> None:
+    stopped.set_form(TEMPERATURE=3.5)
+    shown = stopped.fail("settings")
+    stopped.set_form(TEMPERATURE=0.7)
+    assert "TEMPERATURE: Input should be less than or equal to 2 (given: 3.5)" in shown
+    assert (is_one_clear_message(shown), is_bilingual(shown)) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"session_error": "ERR_NGROK_105", "session_text": "does not look like a proper authtoken"}, "ERR_NGROK_105"),
+        ({"endpoint_error": "ERR_NGROK_334", "endpoint_text": "is already online"}, "ERR_NGROK_334"),
+    ],
+)
+def test_a_refusal_of_ngrok_ends_the_cell_in_one_message_and_leaves_nothing_running(
+    built: Kernel, place: Path, fault: dict[str, str], told: str
+) -> None:
+    install_agent(place, **fault)
+    shown = built.fail("run")
+    install_agent(place)
+    assert told in shown
+    assert (is_one_clear_message(shown), only_the_kernel(built)) == (True, True)
+
+
+def test_a_taken_port_is_told_with_its_holder_and_a_free_one(built: Kernel) -> None:
+    port = built.form["FLASK_PORT"]
+    with socket.create_server(("127.0.0.1", port)):
+        shown = built.fail("run")
+    assert f"process {os.getpid()}" in shown
+    free = int(re.search(r"port: (\d+) is free", shown)[1])
+    assert (free > port, is_one_clear_message(shown)) == (True, True)
+
+
+def test_an_interrupt_while_the_model_loads_ends_the_worker_and_the_cell_can_be_run_again(stopped: Kernel) -> None:
+    stopped.set_form(QUANTIZATION="none")
+    stopped.run("settings")
+    stopped.start("model")
+    stopped.wait_for("model", "%")
+    with pytest.raises(CellExecutionError):
+        stopped.interrupt()
+    shown = stopped.output("model").splitlines()
+    assert any("Loading was interrupted" in line for line in shown)
+    assert ("Traceback" in stopped.output("model"), only_the_kernel(stopped)) == (False, True)
+    assert "Ready" in stopped.run("model")
+
+
+def test_only_what_changed_is_loaded_again(stopped: Kernel) -> None:
+    stopped.run("model")
+    before = worker_of(stopped).pid
+    stopped.set_form(TEMPERATURE=0.1, FLASK_PORT=free_port())
+    stopped.run("settings", "model", "app")
+    same = worker_of(stopped).pid
+    stopped.set(MAX_ROWS=3)
+    stopped.run("settings", "model")
+    after = worker_of(stopped).pid
+    assert before == same != after
+
+
+def test_an_app_of_other_settings_is_not_opened(built: Kernel) -> None:
+    built.set_form(SYSTEM_PROMPT="猫です。")
+    built.run("settings")
+    shown = built.fail("run")
+    assert "The settings have changed" in shown
+    assert (is_one_clear_message(shown), is_bilingual(shown), only_the_kernel(built)) == (True, True, True)
+
+
+@pytest.mark.parametrize("how", ["off", "refused"])
+def test_without_drive_the_whole_notebook_works(stopped: Kernel, colab: ColabStandIn, place: Path, how: str) -> None:
+    before = dict(stopped.form)
+    folder = place / f"drive-{how}" / "MyDrive" / "models"
+    stopped.set_form(MODEL_DIR=str(folder), USE_GOOGLE_DRIVE_CACHE=how != "off")
+    colab.behave(Scenario(secrets=SECRETS, drive="refused"))
+    stopped.run(*CELLS[1:-1])
+    opened = opened_by(stopped)
+    with post(opened.url, "おはよう", key=opened.key) as answer:
+        assert CRY.search(json.load(answer)["response"])
+    colab.behave(Scenario(secrets=SECRETS))
+    stopped.set_form(MODEL_DIR=before["MODEL_DIR"], USE_GOOGLE_DRIVE_CACHE=True)
+    shown = stopped.output("drive")
+    assert ("the local disk" in shown, folder.exists(), "was not given" in shown) == (True, False, how == "refused")
+
+
+def test_without_a_tunnel_the_page_is_shown_in_the_notebook(built: Kernel, colab: ColabStandIn) -> None:
+    built.set_form(TUNNEL="colab")
+    built.run("settings", "app")
+    built.start("run")
+    port = built.form["FLASK_PORT"]
+    key = built.wait_for("run", rf"https://abc-{port}-colab\.googleusercontent\.com/#key=(\S+)\n")
+    built.wait_for("run", "To stop")
+    built.interrupt()
+    built.set_form(TUNNEL="ngrok")
+    [frame] = colab.calls("output.serve_kernel_port_as_iframe")
+    assert (frame["port"], frame["path"]) == (port, f"/#key={key}")
+    assert "Colab's terms" in built.output("run")
+
+
+def test_secrets_stand_nowhere_but_in_the_last_cell_and_the_token_nowhere_at_all(shared: Kernel, place: Path) -> None:
+    logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in place.rglob("*.log"))
+    shown = shared.shown()
+    everywhere = logs + "".join(text for _, text in shown)
+    [key] = set(re.findall(r"/#key=(\S+)\n", everywhere))
+    assert [secret for secret in (NGROK_TOKEN, HF_TOKEN) if secret in everywhere] == []
+    assert {name for name, text in shown if key in text} == {"run"}
+    assert key not in logs
+
+
+# Kernels of their own.
+
+
+def test_what_a_killed_kernel_leaves_is_ended_by_the_next_which_takes_the_model_from_drive(tmp_path: Path) -> None:
+    colab = ColabStandIn(tmp_path / "site", Scenario(secrets=SECRETS))
+    form = {"MODEL_NAME": "owner/cat", "MODEL_DIR": str(tmp_path / "drive/MyDrive/猫 1"), "FLASK_PORT": free_port()}
+    with HubStandIn() as hub:
+        hub.tokens = {HF_TOKEN: True}
+        hub.models["owner/cat"] = ModelOnHub({path.name: path.read_bytes() for path in DEMO.iterdir()}, gated=True)
+        runtime = environment(tmp_path, colab, install_agent(tmp_path)) | {"HF_ENDPOINT": hub.endpoint}
+        with kernel(runtime, mark=str(tmp_path), **form) as killed:
+            killed.run(*CELLS[:-1])
+            opened_by(killed)
+            killed.wait_for("run", "copied .* GB to")
+            left = [worker_of(killed), *killed.processes("ngrok_agent.py")]
+            # A worker that is stuck does not see that its parent is gone.
+            left[0].suspend()
+            killed.kill()
+            assert (len(left), [process for process in left if not process.is_running()]) == (2, [])
+            fetched = len(hub.fetched())
+            shutil.rmtree(tmp_path / "cache" / "colab-llm-chat" / "models")
+            with kernel(runtime, mark=str(tmp_path), **form) as fresh:
+                fresh.run(*CELLS[:-1])
+                opened = opened_by(fresh)
+                with post(opened.url, "おはよう", key=opened.key) as answer:
+                    assert CRY.search(json.load(answer)["response"])
+                assert [process for process in left if process in fresh.processes()] == []
+        everything = json.dumps([killed.shown(), fresh.shown()])
+    assert [secret for secret in (NGROK_TOKEN, HF_TOKEN) if secret in everything] == []
+    assert hub.fetched()[fetched:] == []
