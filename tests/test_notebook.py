@@ -401,3 +401,19 @@ def test_what_a_killed_kernel_leaves_is_ended_by_the_next_which_takes_the_model_
         everything = json.dumps([killed.shown(), fresh.shown()])
     assert [secret for secret in (NGROK_TOKEN, HF_TOKEN) if secret in everything] == []
     assert hub.fetched()[fetched:] == []
+
+
+def test_without_a_checkout_the_first_cell_clones_it(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    (origin / "colab_llm_chat").mkdir(parents=True)
+    (origin / "colab_llm_chat" / "launch.py").write_text("Notebook = 'the cloned one'")
+    (origin / "requirements.txt").write_text("click>=8\n")
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message", "Begin"]):
+        subprocess.run(["git", *words], cwd=origin, check=True)
+    runtime = environment(tmp_path, ColabStandIn(tmp_path / "site"), install_agent(tmp_path))
+    (tmp_path / "content").mkdir()
+    with kernel(runtime, mark=str(tmp_path), folder=tmp_path / "content", REPOSITORY_URL=origin.as_uri()) as fresh:
+        shown = fresh.run("install")
+        assert str(tmp_path / "content" / "colab-llm-chat") in shown
+        assert str(tmp_path / "content" / "colab-llm-chat") in fresh.run("install")

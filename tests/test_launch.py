@@ -1,0 +1,190 @@
+"""From settings to a running chat: the form, what is loaded again, and the public address of an app."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_llm_chat.chat import Chat
+from colab_llm_chat.colab.runtime import OVERRIDE
+from colab_llm_chat.errors import ColabError, LoadInterrupted, ModelNotFound, NgrokTokenMissing, UsageError
+from colab_llm_chat.launch import BESIDE_THE_MODEL, NOT_IN_FORM, Notebook, link, open_public
+from colab_llm_chat.settings import Settings
+from colab_llm_chat.web.app import ChatApp, create_app
+from tests.chat_services import ScriptedChat, serving
+from tests.google_colab import ColabStandIn, Scenario, forget_colab
+from tests.ngrok_agent import install_agent
+
+TOKEN = "2abcDEFghiJKLmnoPQRstuVWX_5yzABCdefGHIjklMNOpq"
+FORM: dict[str, Any] = {"MODEL_NAME": "catbot", "MODEL_DIR": "", "NGROK_SECRET_NAME": "NGROK_AUTHTOKEN"}
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trace of an earlier run, and none left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYNGROK_NGROK_PATH", str(install_agent(tmp_path)))
+    for name in ("NGROK_AUTHTOKEN", "HF_TOKEN", OVERRIDE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ColabStandIn]:
+    standin = ColabStandIn(tmp_path / "site", Scenario(secrets={"NGROK_AUTHTOKEN": TOKEN}))
+    monkeypatch.syspath_prepend(str(standin.folder))
+    monkeypatch.setenv(OVERRIDE, "1")
+    yield standin
+    forget_colab()
+
+
+def notebook(**form: Any) -> Notebook:
+    return Notebook.from_form(FORM | form)
+
+
+def scripted(**settings: Any) -> ChatApp:
+    return create_app(Settings(**settings), ScriptedChat())
+
+
+# The form
+
+
+def test_the_form_becomes_settings_without_the_white_space_around() -> None:
+    form = {"MODEL_NAME": " catbot\n", "FLASK_PORT": 5001, "SYSTEM_PROMPT": "", "NGROK_DOMAIN": " a.ngrok.app "}
+    settings = notebook(**form).settings
+    assert (settings.model_id, settings.port, settings.system, settings.domain) == ("catbot", 5001, None, "a.ngrok.app")
+
+
+def test_every_setting_has_a_name_in_the_form_but_secrets_and_the_address() -> None:
+    assert {"access_key", "ngrok_token", "host"} == NOT_IN_FORM
+    assert notebook(MAX_ROWS=2, CONTEXT_LENGTH=64).settings.context_length == 64
+
+
+@pytest.mark.parametrize(("name", "value"), [("FLASK_PORT", 70_000), ("QUANTIZATION", "3bit"), ("TUNNEL", "ssh")])
+def test_a_wrong_value_is_refused_by_the_forms_own_name(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{name}: .*{value}"):
+        notebook(**{name: value})
+
+
+def test_a_wrong_hub_token_in_the_form_is_not_shown() -> None:
+    with pytest.raises(UsageError) as caught:
+        notebook(HF_TOKEN=12345)
+    assert "12345" not in str(caught.value) + caught.value.hint
+
+
+def test_the_key_is_made_once_and_kept_in_a_rerun() -> None:
+    first = notebook()
+    again = notebook(notebook=first, FLASK_PORT=5001)
+    assert first.settings.access_key
+    assert again.settings.access_key == first.settings.access_key != notebook().settings.access_key
+
+
+def test_what_was_read_is_kept_in_a_rerun(colab: ColabStandIn) -> None:
+    first = notebook(TUNNEL="ngrok")
+    first.read_secrets()
+    again = notebook(notebook=first, TUNNEL="ngrok")
+    assert again.settings.ngrok_token is not None
+    assert again.settings.ngrok_token.get_secret_value() == TOKEN
+
+
+def test_without_a_tunnel_no_token_is_asked_for(colab: ColabStandIn) -> None:
+    notebook(TUNNEL="colab").read_secrets()
+    assert [call["key"] for call in colab.calls("GetSecret")] == ["HF_TOKEN"]
+
+
+def test_the_settings_beside_the_model_are_settings() -> None:
+    assert set(Settings.model_fields) >= BESIDE_THE_MODEL
+
+
+# Loading
+
+
+def test_an_unknown_model_is_one_message_and_the_cell_can_be_run_again(tmp_path: Path) -> None:
+    loading = notebook(MODEL_NAME=str(tmp_path / "none"))
+    for _ in range(2):
+        with pytest.raises(ModelNotFound) as caught:
+            loading.load()
+    shown = caught.value._render_traceback_()
+    assert (len(shown), "Traceback" in "".join(shown)) == (2, False)
+
+
+def test_an_interrupt_while_loading_closes_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading = notebook()
+
+    def pressed(_: Chat) -> Chat:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Chat, "start", pressed)
+    with pytest.raises(LoadInterrupted) as caught:
+        loading.load()
+    assert "中断" in caught.value._render_traceback_()[-1]
+
+
+# The public address
+
+
+def test_the_public_address_lasts_as_long_as_the_app_runs() -> None:
+    order: list[str] = []
+    app = scripted(tunnel="ngrok", ngrok_token=TOKEN)
+    with serving(app):
+        assert app.access_key is None
+        url = open_public(app)
+        app.on_stop(lambda: order.append("stopped"))
+        assert (url or "").startswith("http://127.0.0.1:")
+        assert link(app, url) == f"{url}/#key={app.access_key}"
+    assert (order, app.access_key) == (["stopped"], None)
+
+
+def test_no_public_address_is_opened_unasked() -> None:
+    assert open_public(scripted()) is None
+
+
+def test_a_missing_token_is_told_by_its_own_error() -> None:
+    with pytest.raises(NgrokTokenMissing):
+        open_public(scripted(tunnel="ngrok"))
+
+
+def test_colabs_own_link_needs_colab() -> None:
+    with pytest.raises(ColabError, match="Only a Colab notebook"):
+        open_public(scripted(tunnel="colab"))
+
+
+def test_colabs_own_link_is_that_of_the_port(colab: ColabStandIn) -> None:
+    assert open_public(scripted(tunnel="colab", port=5002)) == "https://abc-5002-colab.googleusercontent.com"
+
+
+def test_a_browser_that_is_gone_is_told_in_both_languages(colab: ColabStandIn) -> None:
+    colab.behave(Scenario(frontend="error"))
+    with pytest.raises(ColabError) as caught:
+        open_public(scripted(tunnel="colab"))
+    assert "リンク" in caught.value.japanese
+
+
+# The end of a run
+
+
+def test_what_is_to_happen_at_the_end_happens_once_and_before_the_pipeline_closes() -> None:
+    chat = ScriptedChat()
+    app = create_app(Settings(), chat)
+    seen: list[bool] = []
+    for _ in range(2):
+        with serving(app):
+            app.on_stop(lambda: seen.append(chat.closed.is_set()))
+    assert seen == [False, False]
+
+
+def test_an_end_that_fails_still_closes_server_and_pipeline() -> None:
+    chat = ScriptedChat()
+    app = create_app(Settings(), chat)
+    stop = threading.Event()
+
+    def on_ready(app: ChatApp) -> None:
+        app.on_stop(lambda: 1 / 0)
+        stop.set()
+
+    with pytest.raises(ZeroDivisionError):
+        app.run(port=0, on_ready=on_ready, stop_event=stop)
+    assert (chat.closed.is_set(), app.bound_port) == (True, None)
