@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -123,6 +130,22 @@ def test_an_interrupt_while_loading_closes_the_engine(monkeypatch: pytest.Monkey
     assert "中断" in caught.value._render_traceback_()[-1]
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_a_runtime_without_a_gpu_is_told_before_the_model_loads(
+    colab: ColabStandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_gpu: bool,
+) -> None:
+    if has_gpu:
+        (tmp_path / "nvidia-smi").touch(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelNotFound):
+        notebook(MODEL_NAME=str(tmp_path / "none")).load()
+    assert ("GPU がありません" in caplog.text) != has_gpu
+
+
 # The public address
 
 
@@ -136,6 +159,23 @@ def test_the_public_address_lasts_as_long_as_the_app_runs() -> None:
         assert (url or "").startswith("http://127.0.0.1:")
         assert link(app, url) == f"{url}/#key={app.access_key}"
     assert (order, app.access_key) == (["stopped"], None)
+
+
+def test_the_command_prints_the_public_address_and_an_interrupt_closes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "colab_llm_chat", "serve", "--port", "0", "--tunnel", "ngrok"]
+    hearing = signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment = {**os.environ, "NGROK_AUTHTOKEN": TOKEN}
+    with subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, encoding="utf-8") as process:
+        signal.signal(signal.SIGINT, hearing)
+        url = next(line for line in process.stdout or () if line.startswith("Public URL: ")).split()[-1]
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(f"{url}/chat", b"{}", timeout=30)
+        refused.value.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, TOKEN in out + err, "Traceback" in err) == (0, False, False)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url, timeout=30)
 
 
 def test_no_public_address_is_opened_unasked() -> None:
