@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from benchmarks.readme import READMES, ROOT, errors_table, with_tables
 from benchmarks.server import Served, served
 from colab_llm_chat.cli import cli
+from colab_llm_chat.colab.agent_errors import REASONS
 from colab_llm_chat.protocol import simple
 from colab_llm_chat.settings import SamplingParams, markdown_table
 
@@ -24,6 +25,10 @@ TEXTS = {path.name: path.read_text(encoding="utf-8") for path in READMES}
 ENGLISH, JAPANESE = TEXTS["README.md"], TEXTS["README.ja.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = "http://127.0.0.1:5000"
+PUBLIC_URL = "https://NAME.ngrok-free.app"
+NOTEBOOK = ROOT / "notebooks" / "colab_llm_chat.ipynb"
+# Those that ngrok shows to visitors; the notebook never meets them.
+VISITORS_ERRORS = {"725", "727", "734", "3200", "8012"}
 # What every reply of the demo model has: half-width katakana.
 CRY = re.compile("[ｦ-ﾟ]")
 RUNNERS = {
@@ -72,6 +77,12 @@ def table_under(heading: str) -> list[list[str]]:
     return [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows]
 
 
+def code_cells() -> list[str]:
+    """The notebook's code cells in their order."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
@@ -108,6 +119,32 @@ def test_an_example_gets_the_cats_answer(server: Served, language: str, code: st
     ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert CRY.search(ran.stdout)
+
+
+def test_the_public_example_gets_the_cats_answer_by_the_access_key() -> None:
+    [code] = [code for _, code in blocks(ENGLISH) if PUBLIC_URL in code]
+    with served("--access-key", "KEY") as server:
+        command = ["sh", "-c", code.replace(PUBLIC_URL, server.url)]
+        ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True)
+    assert CRY.search(json.loads(ran.stdout)["response"])
+
+
+@both
+def test_the_cells_are_those_of_the_notebook(text: str) -> None:
+    numbers = [int(number) for number in re.findall(r"^\| (\d) · ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(code_cells()) + 1))
+
+
+@both
+def test_the_form_is_that_of_the_settings_cell(text: str) -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.+?)` )?\| ", text, re.MULTILINE)
+    fields = re.findall(r'^([A-Z_]+) = "?(.*?)"?  # @param', code_cells()[1], re.MULTILINE)
+    assert rows == fields
+
+
+@both
+def test_every_error_of_ngroks_is_known(text: str) -> None:
+    assert set(re.findall(r"ERR_NGROK_(\d+)", text)) - VISITORS_ERRORS <= set(REASONS)
 
 
 def test_there_are_examples_in_every_language_and_of_streams() -> None:
