@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COLAB := .venv-colab
+COLAB_TESTS := catbot chat client copies engine hub load prompts requirements sampling stream tokenizer weights window
 ARGS ?=
 
-.PHONY: help serve test format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
+.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -13,6 +15,11 @@ serve: $(VENV)/installed  ## install and serve the demo model; ARGS="-m OWNER/NA
 	$(BIN)/colab-llm-chat serve $(ARGS)
 
 test: lint types pytest node  ## format, lint, types, tests of Python and of the page
+
+test-colab: $(COLAB)/installed  ## tests of model, engine and prompts with the packages of Colab's image
+	$(COLAB)/bin/python -m tests.colab_image
+	@# Colab's anyio brings a pytest plugin that a newer pytest warns of, and nothing here uses it.
+	$(COLAB)/bin/python -m pytest -p no:anyio $(COLAB_TESTS:%=tests/test_%.py) $(ARGS)
 
 format: $(VENV)/installed-test  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -53,7 +60,7 @@ bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear 
 	$(BIN)/python -m benchmarks.killed_worker
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COLAB) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -63,4 +70,13 @@ $(VENV)/installed: pyproject.toml
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(BIN)/python -m tests.browser
+	@touch $@
+
+# Colab's versions, and behind them all else from the first environment: torch, pytest and this package.
+$(COLAB)/installed: $(VENV)/installed-test .ci/colab-constraints.txt
+	$(BIN)/python -m venv --clear $(COLAB)
+	grep -v '^torch==' .ci/colab-constraints.txt >$(COLAB)/packages.txt
+	$(COLAB)/bin/python -m pip install --quiet --no-deps --requirement $(COLAB)/packages.txt
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		>"$$($(COLAB)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
 	@touch $@
