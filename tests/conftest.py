@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+
+import pytest
 
 # Tiny models gain nothing from a second thread, and spinning threads slow each other down on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing here may reach for the network by accident; tests of the Hub's client name their own endpoint.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture(autouse=True)
+def same_log_level() -> Iterator[None]:
+    """The command line and the notebook's form set our logger's level; the next test starts with the old one."""
+    logger = logging.getLogger("colab_llm_chat")
+    level = logger.level
+    yield
+    logger.setLevel(level)
