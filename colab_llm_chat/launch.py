@@ -196,6 +196,7 @@ class Notebook:
 
     def build_app(self) -> ChatApp:
         """The Flask app over the loaded model, with its routes."""
+        orphans.end_orphans(WORKER)
         app = create_app(self.settings, self._fitting_chat())
         for rule in app.url_map.iter_rules():
             methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
@@ -204,7 +205,8 @@ class Notebook:
 
     def open_tunnel(self, app: ChatApp) -> None:
         """Open the public address of a running app and say what to do with it. Raises TunnelError, ColabError."""
-        if app.settings != self.settings:
+        chat = self._chat
+        if app.settings != self.settings or chat is None or app.chat is not chat:
             raise UsageError(
                 "The settings have changed since the app was built.",
                 hint="Run the cells from the Drive cell on.\n"
@@ -217,20 +219,15 @@ class Notebook:
         elif url is not None:
             print(f"Public URL: {url}\n{BROWSER_LINK}{link(app, url)}\n{WARNING}\n{_curl(app, url)}", flush=True)
         print(STOPPING, flush=True)
-        chat = self._fitting_chat()
         attend(app, chat, on_ok=lambda: _say_ready(chat), on_failed=_tell_failure)
 
     def _fitting_chat(self) -> Chat:
         """The chat with these settings' model: the one there is, unless it has another or none."""
-        chat = self._chat
-        if (
-            chat is not None
-            and chat.status().state != "failed"
-            and _of_model(chat.settings) == _of_model(self.settings)
-        ):
-            return chat
-        if chat is not None:
-            chat.close()
+        if self._chat is not None and _of_model(self._chat.settings) == _of_model(self.settings):
+            # Also a closed one, which starts again: a second would put the model on the GPU twice.
+            return self._chat
+        if self._chat is not None:
+            self._chat.close()
         self._chat = Chat(self.settings)
         return self._chat
 

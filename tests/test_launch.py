@@ -118,6 +118,27 @@ def test_an_unknown_model_is_one_message_and_the_cell_can_be_run_again(tmp_path:
     assert (len(shown), "Traceback" in "".join(shown)) == (2, False)
 
 
+def test_a_closed_chat_is_taken_up_again_instead_of_a_second_one() -> None:
+    form = {"MODEL_NAME": "catbot", "TUNNEL": "none", "USE_GOOGLE_DRIVE_CACHE": False}
+    notebook = Notebook.from_form(form)
+    app = notebook.build_app()
+    app.chat.close()
+    notebook.load()
+    assert notebook.build_app().chat is app.chat
+    app.chat.close()
+
+
+def test_an_app_of_another_model_is_refused() -> None:
+    form = {"MODEL_NAME": "catbot", "TUNNEL": "none", "USE_GOOGLE_DRIVE_CACHE": False, "MAX_ROWS": 16}
+    notebook = Notebook.from_form(form)
+    app = notebook.build_app()
+    for rows in (3, 16):
+        notebook = Notebook.from_form({**form, "MAX_ROWS": rows, "notebook": notebook})
+        notebook.build_app()
+    with pytest.raises(UsageError, match="changed"):
+        notebook.open_tunnel(app)
+
+
 def test_an_interrupt_while_loading_closes_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     loading = notebook()
 
