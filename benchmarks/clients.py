@@ -78,17 +78,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     failures: list[str] = []
+    measured: list[list[Timing]] = []
     sizes: list[tuple[float, float]] = []
     with served() as server:
         for number in range(WARM_UP_ROUNDS + options.rounds):
             timings = run_round(server, options.clients)
             failures += [timing.failure for timing in timings if timing.failure]
+            measured.append(timings)
             sizes.append((memory(server.web_pid), memory(server.worker_pid)))
             print(row(number, timings, sizes[-1]), flush=True)
     base, last = sizes[WARM_UP_ROUNDS - 1], sizes[-1]
     growth = max(after / before - 1 for before, after in zip(base, last, strict=True))
     flat = growth <= ALLOWED_GROWTH
     total = options.clients * len(sizes)
+    print(summary(measured))
     print(f"completed: {total - len(failures)} of {total} {sorted(set(failures)) or ''}")
     print(f"memory after warm-up to end: {growth:+.1%} (bar {ALLOWED_GROWTH:+.0%})")
     passed = flat and not failures
@@ -104,6 +107,18 @@ def row(number: int, timings: list[Timing], sizes: tuple[float, float]) -> str:
     return (
         f"round {number}: first text p50 {median(firsts):.0f} ms, p95 {quantiles(firsts, n=20)[-1]:.0f} ms; "
         f"all done {longest:.2f} s, {rate:.0f} tokens/s; memory web {sizes[0]:.0f} MB, engine {sizes[1]:.0f} MB"
+    )
+
+
+def summary(rounds: list[list[Timing]]) -> str:
+    """Medians over the rounds."""
+    firsts = [[1000 * timing.first for timing in timings] for timings in rounds]
+    longest = [max(timing.total for timing in timings) for timings in rounds]
+    rates = [sum(t.tokens for t in timings) / end for timings, end in zip(rounds, longest, strict=True)]
+    return (
+        f"medians of {len(rounds)} rounds: first text p50 {median(map(median, firsts)):.0f} ms, "
+        f"p95 {median(quantiles(times, n=20)[-1] for times in firsts):.0f} ms; "
+        f"all done {median(longest):.2f} s, {median(rates):.0f} tokens/s"
     )
 
 

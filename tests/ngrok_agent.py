@@ -63,7 +63,7 @@ class Endpoint(socketserver.ThreadingTCPServer):
         self.shutdown()
         self.server_close()
         for end in list(self.ends):
-            _hang_up(end)
+            hang_up(end)
 
 
 class _Passed(socketserver.BaseRequestHandler):
@@ -81,22 +81,23 @@ class _Passed(socketserver.BaseRequestHandler):
         beyond.settimeout(None)
         with beyond:
             self.server.ends |= {self.request, beyond}
-            back = threading.Thread(target=_pass_on, args=(beyond, self.request), daemon=True)
+            back = threading.Thread(target=pass_on, args=(beyond, self.request), daemon=True)
             back.start()
-            _pass_on(self.request, beyond)
+            pass_on(self.request, beyond)
             back.join()
             self.server.ends -= {self.request, beyond}
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def pass_on(source: socket.socket, target: socket.socket) -> None:
+    """Bytes one way until either end closes; then both are closed."""
     with contextlib.suppress(OSError):
         while piece := source.recv(65536):
             target.sendall(piece)
-    _hang_up(source)
-    _hang_up(target)
+    hang_up(source)
+    hang_up(target)
 
 
-def _hang_up(end: socket.socket) -> None:
+def hang_up(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
 

@@ -18,6 +18,7 @@ from colab_llm_chat.protocol.messages import Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from tests.chat_services import ScriptedChat, serving
+from tests.ngrok_agent import hang_up, pass_on
 
 WAIT_MS = 30_000
 # Only these may answer with an error status: the page tells of it in its own words.
@@ -102,7 +103,7 @@ class Relay(socketserver.ThreadingTCPServer):
     def cut(self) -> None:
         """End every connection where it stands."""
         for end in self.ends:
-            _hang_up(end)
+            hang_up(end)
 
     def go_away(self) -> None:
         """Take no more connections."""
@@ -117,23 +118,10 @@ class _Relayed(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with socket.create_connection(("127.0.0.1", self.server.port)) as beyond:
             self.server.ends += [self.request, beyond]
-            back = threading.Thread(target=_pass_on, args=(beyond, self.request))
+            back = threading.Thread(target=pass_on, args=(beyond, self.request))
             back.start()
-            _pass_on(self.request, beyond)
+            pass_on(self.request, beyond)
             back.join()
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while piece := source.recv(65536):
-            target.sendall(piece)
-    _hang_up(source)
-    _hang_up(target)
-
-
-def _hang_up(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
