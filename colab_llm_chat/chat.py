@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .engine.client import EngineClient, Generation, Progress
 from .errors import ChatError, LoadError, ModelLoading, QueueFull
 from .models.load import load_tokenizer
-from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, State, Status, Usage
+from .protocol.messages import ChatRequest, Delta, FinishReason, PromptTokens, ReplyEnd, State, Status, Usage
 from .settings import Settings
 from .text.decode import REPLACEMENT
 from .text.prompts import Prompt, PromptEncoder
@@ -31,17 +31,21 @@ log = logging.getLogger("colab_llm_chat")
 # Share of a deadline after which a reply ends at its next sentence, and seconds kept for the way back.
 SOFT_SHARE = 0.75
 DEADLINE_MARGIN = 0.1
+# Longer than any prompt that a request may bring.
+NO_LIMIT = 2**31
 
 
 class Chat:
     """The pipeline over a local model. `start` returns at once; `status` tells when the model is there.
 
-    After `close` it can be started again: the notebook's last cell is run, interrupted and run again.
+    After `close` it can be started again: the notebook's last cell is run, interrupted and run again. `on_spawn` gets
+    the process id of each worker, also of one that replaces another.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_spawn: Callable[[int], None] = lambda pid: None) -> None:
         self.settings = settings
-        self.engine = EngineClient(settings, on_change=self._engine_changed)
+        self._on_spawn = on_spawn
+        self.engine = self._new_engine()
         self._started = False
         self.changed = threading.Condition()
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -57,7 +61,7 @@ class Chat:
                 return self
             self._started = True
         if self.engine.closed:
-            self.engine = EngineClient(self.settings, on_change=self._engine_changed)
+            self.engine = self._new_engine()
             # The tokenizer outlives the engine; only the weights are loaded again.
             self._tokenizer_asked = self._prompts is not None
             self._tokenizer_error = None
@@ -77,6 +81,20 @@ class Chat:
             reply.try_begin()
             undo.pop_all()
         return reply
+
+    def tokenize(self, request: ChatRequest) -> PromptTokens:
+        """The request's prompt, whole, however long. Raises ModelLoading while there is no tokenizer."""
+        ready = self.ready()
+        if ready is None:
+            raise ModelLoading("The model is still loading.", retry_after=10)
+        prompt = ready.prompts.encode(replace(request, truncation="disabled"), context_length=NO_LIMIT)
+        return PromptTokens(
+            prompt_ids=prompt.prompt_ids,
+            # An id beyond the vocabulary has no piece.
+            pieces=tuple(str(ready.tokenizer.convert_ids_to_tokens(one) or "") for one in prompt.prompt_ids),
+            text=prompt.text,
+            context_length=ready.context_length,
+        )
 
     def status(self) -> Status:
         """State of model and tokenizer together."""
@@ -111,6 +129,9 @@ class Chat:
         """A reply has ended and frees its place."""
         with self.changed:
             self._replies.discard(reply)
+
+    def _new_engine(self) -> EngineClient:
+        return EngineClient(self.settings, on_change=self._engine_changed, on_spawn=self._on_spawn)
 
     def _engine_changed(self) -> None:
         folder = self.engine.status.folder

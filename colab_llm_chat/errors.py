@@ -1,8 +1,8 @@
 """One exception tree; each class is one kind of failure with one HTTP status, one code and one way out.
 
 ChatError
-├── InvalidRequest ── UnsupportedParameter, ContextLengthExceeded, RouteNotFound, MethodNotAllowed,
-│                     BodyTooLarge, UnsupportedMediaType, OriginRefused
+├── InvalidRequest ── UnsupportedParameter, ContextLengthExceeded, UnknownModel, RouteNotFound,
+│                     MethodNotAllowed, BodyTooLarge, UnsupportedMediaType, OriginRefused
 ├── InvalidAccessKey
 ├── ServerBusy ────── QueueFull, ModelLoading
 ├── GenerationFailed ─ OutOfMemory, EngineFailed
@@ -29,7 +29,6 @@ class ChatError(Exception):
     type: ClassVar[str] = "server_error"
     exit_code: ClassVar[int] = 1
     default_hint: ClassVar[str] = "Look at the server's log for the cause, then try again."
-    japanese: str = ""
 
     def __init__(
         self,
@@ -38,9 +37,11 @@ class ChatError(Exception):
         param: str | None = None,
         hint: str | None = None,
         retry_after: int | None = None,
+        japanese: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.japanese = japanese
         self.param = param
         self.hint = hint or self.default_hint
         self.retry_after = retry_after
@@ -94,10 +95,16 @@ class ContextLengthExceeded(InvalidRequest):
     default_hint = "Shorten the message, or start a new conversation."
 
 
+class UnknownModel(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+    default_hint = "GET /v1/models lists what this server has."
+
+
 class RouteNotFound(InvalidRequest):
     status = 404
     code = "route_not_found"
-    default_hint = "GET / is the page, POST /chat answers a message, GET /health tells the state."
+    default_hint = "GET / is the page, POST /chat and POST /v1/chat/completions answer, GET /health tells the state."
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -183,7 +190,7 @@ class LoadError(ChatError):
 
 
 class ModelNotFound(LoadError):
-    code = "model_not_found"
+    code = "model_not_on_hub"
     exit_code = 2
     default_hint = "Check the spelling: OWNER/NAME as on the Hub, or the path of a folder with config.json."
 
@@ -222,18 +229,6 @@ class ColabError(ChatError):
     """Met only in a notebook: message and hint in English, `japanese` says the same for Japanese readers."""
 
     code = "colab_error"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        japanese: str = "",
-        param: str | None = None,
-        hint: str | None = None,
-        retry_after: int | None = None,
-    ) -> None:
-        super().__init__(message, param=param, hint=hint, retry_after=retry_after)
-        self.japanese = japanese
 
     def __str__(self) -> str:
         """What happened and the next step: a line in English, a line in Japanese."""

@@ -44,9 +44,32 @@ class SamplingParams(BaseModel):
     no_repeat_ngram_size: int = Field(
         0, ge=0, le=LARGEST_COUNT, description="Never repeat a run of this many tokens; 0 is off."
     )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Makes a token less likely for each time the reply has it; 0 is off."
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Makes a token less likely once the reply has it; 0 is off."
+    )
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="The same seed and request give the same reply; unset draws anew."
     )
+
+
+class TokenRules(BaseModel):
+    """What one request asks of single tokens; none of it is a setting of the server.
+
+    `logit_bias` is added to the logits of its ids. `top_logprobs` asks for the log-probability of each token and of so
+    many alternatives; None asks for none. Before `min_tokens` the reply cannot end, with `ignore_eos` only by length.
+    `grammar` (as llguidance writes them) allows only the tokens that keep to it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    min_tokens: int = Field(0, ge=0, le=LARGEST_COUNT)
+    ignore_eos: bool = False
+    grammar: str | None = None
 
 
 class Settings(SamplingParams):
@@ -77,6 +100,9 @@ class Settings(SamplingParams):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     system: str | None = Field(None, description="System prompt for conversations that bring none.")
+    strict_model: bool = Field(
+        False, description="Refuse `/v1` requests that name another model, instead of answering them with this one."
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(5000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from colab_llm_chat.errors import ChatError
-from colab_llm_chat.protocol.messages import ChatRequest, Delta, FinishReason, Reply, ReplyEnd, Status, Usage
+from colab_llm_chat.protocol.messages import (
+    ChatRequest,
+    Delta,
+    FinishReason,
+    PromptTokens,
+    Reply,
+    ReplyEnd,
+    Status,
+    Usage,
+)
 from colab_llm_chat.web.app import ChatApp
 
 Step = str | Exception | threading.Event | Delta
@@ -78,6 +87,11 @@ class ScriptedChat:
         self.requests.append(request)
         self.replies.append(reply)
         return reply
+
+    def tokenize(self, request: ChatRequest) -> PromptTokens:
+        text = "\n".join(message.content for message in request.messages)
+        ids = request.prompt_ids or tuple(range(len(text)))
+        return PromptTokens(prompt_ids=ids, pieces=tuple(map(str, ids)), text=text, context_length=64)
 
     def status(self) -> Status:
         return self.state

@@ -9,7 +9,7 @@ from tokenizers import normalizers
 from colab_llm_chat.errors import BrokenModel, ContextLengthExceeded, InvalidRequest
 from colab_llm_chat.protocol.messages import ChatRequest, Message
 from colab_llm_chat.settings import SamplingParams
-from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode, unescape
+from colab_llm_chat.text.prompts import Prompt, PromptEncoder, encode
 from colab_llm_chat.text.transcript import STOP
 from colab_llm_chat.text.verbatim import TextEncoder
 from tests.tokenizers_made_here import (
@@ -197,26 +197,9 @@ def test_the_transcript_gets_the_tokenizers_own_beginning_and_no_end_of_text() -
     assert 1 not in prompt_of(unigram(), "u: hi").prompt_ids
 
 
-@pytest.mark.parametrize(
-    ("typed", "sent"),
-    [
-        ("plain \\n text", "plain \\n text"),
-        ("\\あ", "あ"),
-        ("\\\\", "\\"),
-        ("\\\\n", "\n"),
-        ("\\a\\\\n", "a\\n"),
-        ("\\Once\\nupon \\x", "Once\nupon x"),
-        ("\\end\\", "end\\"),
-        ("\\", ""),
-    ],
-)
-def test_a_raw_message_is_unescaped_after_a_leading_backslash(typed: str, sent: str) -> None:
-    assert unescape(typed) == sent
-
-
 def test_a_raw_prompt_is_the_last_message_alone() -> None:
     tokenizer = byte_level(CHATML)
-    prompt = prompt_of(tokenizer, "s: no", "u: no", "a: no", "u: \\<|im_start|>user\\nhi", raw=True)
+    prompt = prompt_of(tokenizer, "s: no", "u: no", "a: no", "u: <|im_start|>user\nhi", raw=True)
     assert prompt.text == "<|im_start|>user\nhi"
     assert list(prompt.prompt_ids) == tokenizer.encode("<|im_start|>user\nhi")
     assert (prompt.stop, prompt.strip_leading, prompt.prefix_ids) == ((), False, prompt.prompt_ids)
@@ -230,7 +213,7 @@ def test_a_raw_prompt_gets_one_bos() -> None:
 
 @pytest.mark.parametrize("make", [byte_level, byte_level_with_bos, byte_fallback, unigram, word_piece])
 def test_a_prompt_is_never_empty(make: Any) -> None:
-    assert len(prompt_of(make(), "u: \\", raw=True).prompt_ids) == 1
+    assert len(prompt_of(make(), "u: ", raw=True).prompt_ids) == 1
 
 
 LONG = ("s: Be a cat.", *(f"{role}: turn {at} {role}" for at in range(40) for role in "ua"), "u: last")

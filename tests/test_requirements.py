@@ -60,7 +60,7 @@ def test_the_first_cell_changes_no_preinstalled_package() -> None:
 
 
 def test_the_first_cell_adds_only_what_colab_lacks() -> None:
-    assert resolved(REQUIRED)[1] == {"bitsandbytes", "pyngrok", "waitress"}
+    assert resolved(REQUIRED)[1] == {"bitsandbytes", "llguidance", "pyngrok", "waitress"}
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "numpy", "flask", "huggingface-hub", "tokenizers"])

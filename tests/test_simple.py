@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colab_llm_chat.errors import ChatError, InvalidRequest, UnsupportedParameter
-from colab_llm_chat.protocol.messages import Message, ReplyEnd, Usage
-from colab_llm_chat.protocol.simple import SimpleRequest, error_fields, parse_chat, reply_fields
+from colab_llm_chat.protocol.messages import Delta, Message, ReplyEnd, Usage
+from colab_llm_chat.protocol.simple import SimpleReply, SimpleRequest, error_fields, parse_chat, unescape
 from colab_llm_chat.settings import SamplingParams, Settings
 
 SETTINGS = Settings()
@@ -33,6 +33,12 @@ def refusal(**fields: Any) -> InvalidRequest:
 def end(finish_reason: Any = "stop") -> ReplyEnd:
     usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.51234, tokens_per_second=6.0)
     return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=2)
+
+
+def body_of(request: SimpleRequest, text: str, end: ReplyEnd) -> dict[str, Any]:
+    reply = SimpleReply(request)
+    reply.feed(0, Delta(text, end))
+    return reply.body()
 
 
 def test_a_message_alone_becomes_one_user_turn_with_the_defaults() -> None:
@@ -249,14 +255,14 @@ def test_continue_carries_on_the_last_assistant_message(message: dict[str, Any])
     request = parse(conversationHistory=[USER, ASSISTANT], **{"continue": True}, **message)
     assert request.chat.messages == (Message("user", "hi"), Message("assistant", "Hello, I"))
     assert request.chat.continue_final
-    history = reply_fields(request, " am", end())["conversationHistory"]
+    history = body_of(request, " am", end())["conversationHistory"]
     assert history == [USER, {"role": "assistant", "content": "Hello, I am"}]
 
 
 def test_continuing_a_reply_that_had_no_text_yet_asks_for_it_again() -> None:
     request = parse(conversationHistory=[USER, {**ASSISTANT, "content": ""}], **{"continue": True})
     assert (request.chat.messages, request.chat.continue_final) == ((Message("user", "hi"),), False)
-    assert reply_fields(request, "Hello", end())["conversationHistory"][1:] == [{**ASSISTANT, "content": "Hello"}]
+    assert body_of(request, "Hello", end())["conversationHistory"][1:] == [{**ASSISTANT, "content": "Hello"}]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +319,7 @@ def test_errors_do_not_repeat_what_was_sent() -> None:
 
 def test_the_reply_has_the_fields_of_the_contract() -> None:
     request = parse(message="hi", conversationHistory=[ASSISTANT], conversationId="c1", messageId=7)
-    assert reply_fields(request, "Meow", end()) == {
+    assert body_of(request, "Meow", end()) == {
         "success": True,
         "response": "Meow",
         "conversationHistory": [ASSISTANT, USER, {"role": "assistant", "content": "Meow"}],
@@ -335,12 +341,12 @@ def test_the_reply_has_the_fields_of_the_contract() -> None:
 
 @pytest.mark.parametrize(("reason", "truncated"), [("stop", False), ("length", True), ("deadline", True)])
 def test_a_reply_cut_short_says_so(reason: str, truncated: bool) -> None:
-    assert reply_fields(parse(message="hi"), "x", end(reason))["truncated"] is truncated
+    assert body_of(parse(message="hi"), "x", end(reason))["truncated"] is truncated
 
 
 def test_the_history_that_comes_back_can_be_sent_again() -> None:
     own = {"role": "system", "content": "Be a dog."}
-    first = reply_fields(parse(message="hi", conversationHistory=[own]), "Wuff", end())
+    first = body_of(parse(message="hi", conversationHistory=[own]), "Wuff", end())
     again = parse(message="more", conversationHistory=first["conversationHistory"])
     assert [turn.content for turn in again.chat.messages] == ["Be a dog.", "hi", "Wuff", "more"]
 
@@ -371,3 +377,33 @@ def test_any_json_object_is_read_or_refused_and_nothing_else(fields: dict[str, A
 def test_any_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_chat(body, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("plain \\n text", "plain \\n text"),
+        ("\\あ", "あ"),
+        ("\\\\", "\\"),
+        ("\\\\n", "\n"),
+        ("\\a\\\\n", "a\\n"),
+        ("\\Once\\nupon \\x", "Once\nupon x"),
+        ("\\end\\", "end\\"),
+        ("\\", ""),
+    ],
+)
+def test_a_raw_message_is_unescaped_after_a_leading_backslash(typed: str, sent: str) -> None:
+    assert unescape(typed) == sent
+
+
+def test_a_raw_message_is_sent_unescaped_and_kept_as_typed() -> None:
+    request = parse(message="\\a\\nb", raw=True)
+    assert request.chat.messages[-1] == Message("user", "a\nb")
+    assert request.history[-1].content == "\\a\\nb"
+
+
+def test_what_the_model_thinks_is_told_apart_from_its_reply() -> None:
+    reply = SimpleReply(parse(message="hi"))
+    streamed = reply.feed(0, Delta(reasoning="Hm.")) + reply.feed(0, Delta("Hi", end()))
+    assert streamed == b'data: {"reasoning": "Hm."}\n\ndata: {"delta": "Hi"}\n\n'
+    assert (reply.body()["reasoning"], reply.body()["response"]) == ("Hm.", "Hi")

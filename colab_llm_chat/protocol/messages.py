@@ -5,40 +5,82 @@ Knows nothing of HTTP, tokens of a model, or how a reply is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-from ..settings import SamplingParams
+from ..settings import SamplingParams, TokenRules
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "deadline", "tool_calls", "cancelled"]
 State = Literal["loading", "ok", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call that the model asks for; `arguments` is the JSON text of an object, as the model wrote it."""
+
+    call_id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as plain text."""
+    """One turn of a conversation, as plain text. `tool_call_id` and `name` say what a tool's answer belongs to."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """The tools of a request. `choice` is how: as the model likes, never, at least one, or the one of that `name`."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A parsed body. `messages` is never empty; a system message, if any, comes first.
 
-    With `continue_final` the last message is the assistant's, to be carried on; else it is the user's.
-    With `raw` the last message goes to the model without any template.
+    With `continue_final` the last message is the assistant's, to be carried on; without `generation_prompt` the prompt
+    ends where the last message does. With `raw` the last message goes to the model as it is, without any template, and
+    `prompt_ids` in its place, when there are any. `json_schema` keeps the reply to JSON of that schema (`{}`: any
+    object). `background` is work that nobody waits for: it comes after all that somebody does.
     """
 
     messages: tuple[Message, ...]
     sampling: SamplingParams
+    rules: TokenRules = field(default_factory=TokenRules)
     stop: tuple[str, ...] = ()
     deadline_ms: int | None = None
     raw: bool = False
+    prompt_ids: tuple[int, ...] = ()
     continue_final: bool = False
+    generation_prompt: bool = True
     truncation: Literal["auto", "disabled"] = "auto"
+    tool_use: ToolUse | None = None
+    json_schema: Mapping[str, Any] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +94,7 @@ class Usage:
     seconds: float
     tokens_per_second: float
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 # Apart from Delta, for none of it is known before the last token.
@@ -65,11 +108,55 @@ class ReplyEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of the reply with its log-probability, and the likeliest ones in its place, itself among them if it is.
+
+    `text` is the token alone, `data` its bytes (part of a character, for some). The probabilities are those the reply
+    is drawn from, before temperature, top-k, top-p and min-p: after penalties, bias, and what JSON allows.
+    """
+
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the `index`th tool call: with `call_id` and `name` when it begins, then pieces of `arguments`."""
+
+    index: int
+    arguments: str = ""
+    call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text. Empty and without `end` it is a sign of life: nothing came for `ping_seconds`."""
+    """A piece of a reply: its text, what the model thinks before it, tool calls, and the tokens it took.
+
+    With nothing in it a delta is a sign of life: nothing came for `ping_seconds`.
+    """
 
     text: str = ""
     end: ReplyEnd | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def is_ping(self) -> bool:
+        return self == Delta()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTokens:
+    """A request's prompt as the model would get it."""
+
+    prompt_ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    text: str
+    context_length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +196,10 @@ class ChatService(Protocol):
 
     def stream(self, request: ChatRequest) -> Reply:
         """Start a reply. Raises ChatError when the request cannot be served (too long, queue full, failed)."""
+        ...
+
+    def tokenize(self, request: ChatRequest) -> PromptTokens:
+        """The request's prompt, whole, however long. Raises ChatError like `stream`, and ModelLoading."""
         ...
 
     def status(self) -> Status: ...

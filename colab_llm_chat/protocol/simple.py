@@ -5,6 +5,7 @@ Knows nothing of HTTP or of how a reply is made.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import ChatError, InvalidRequest, UnsupportedParameter
 from ..settings import SamplingParams, Settings
+from . import sse
 from .body import fault, parse_object, validated, well_formed
-from .messages import ChatRequest, Message, ReplyEnd, Role
+from .messages import ChatRequest, Delta, Message, ReplyEnd
 
 # Refused by name, where unknown keys pass: who sends one of these counts on what it does.
 UNSUPPORTED = ("persona", "source_language", "target_language")
@@ -67,7 +69,7 @@ Identifier = Annotated[Any, BeforeValidator(_identifier)]
 class _Turn(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    role: Role
+    role: Literal["system", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_joined_parts)]
 
 
@@ -113,8 +115,11 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
     history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns)
     # A reply cut before its first character has nothing to carry on: it is simply asked for again.
     unfinished = (Message("assistant", begun),) if begun else ()
+    messages = _system_first(parsed.system, history, settings.system) + unfinished
+    if parsed.raw:
+        messages = (*messages[:-1], Message("user", unescape(messages[-1].content)))
     chat = ChatRequest(
-        messages=_system_first(parsed.system, history, settings.system) + unfinished,
+        messages=messages,
         sampling=sampling,
         stop=parsed.stop,
         deadline_ms=parsed.deadline_ms,
@@ -196,27 +201,61 @@ def _system_first(asked: str | None, history: tuple[Message, ...], default: str 
     return (Message("system", text), *others) if text and text.strip() else others
 
 
-def reply_fields(request: SimpleRequest, text: str, end: ReplyEnd) -> dict[str, Any]:
-    """The JSON of a finished reply whose new text is `text`."""
-    history = (*request.history, Message("assistant", request.begun + text))
-    usage = end.usage
-    return {
-        "success": True,
-        "response": text,
-        "conversationHistory": [{"role": turn.role, "content": turn.content} for turn in history],
-        "truncated": end.finish_reason in ("length", "deadline"),
-        "finish_reason": end.finish_reason,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "seconds": round(usage.seconds, 3),
-            "tokens_per_second": round(usage.tokens_per_second, 2),
-        },
-        "dropped_messages": end.dropped_messages,
-        **request.ids,
-    }
+def unescape(text: str) -> str:
+    r"""A raw message that begins with a backslash: that one goes, `\n` is a newline, `\x` any other `x`."""
+    if not text.startswith("\\"):
+        return text
+    return re.sub(r"\\([\s\S])", lambda match: "\n" if match[1] == "n" else match[1], text[1:])
+
+
+class SimpleReply:
+    """The Wire of POST /chat: events `{"delta": …}` and `{"reasoning": …}`, then one with all of the reply's fields."""
+
+    def __init__(self, request: SimpleRequest) -> None:
+        self._request = request
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self.ends: list[ReplyEnd] = []
+
+    def opened(self) -> bytes:
+        return sse.OPEN
+
+    def feed(self, choice: int, delta: Delta) -> bytes:
+        self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
+        self.ends += [delta.end] if delta.end else []
+        pieces = {"reasoning": delta.reasoning, "delta": delta.text}
+        return b"".join(sse.event({name: piece}) for name, piece in pieces.items() if piece)
+
+    def closed(self) -> bytes:
+        return sse.event({"done": True, **self.body()}) + sse.DONE
+
+    def failed(self, error: ChatError) -> bytes:
+        return sse.event(error_fields(error)) + sse.DONE
+
+    def body(self) -> dict[str, Any]:
+        [end] = self.ends
+        request, usage, text = self._request, end.usage, "".join(self._text)
+        history = (*request.history, Message("assistant", request.begun + text))
+        reasoning = "".join(self._reasoning)
+        return {
+            "success": True,
+            "response": text,
+            **({"reasoning": reasoning} if reasoning else {}),
+            "conversationHistory": [{"role": turn.role, "content": turn.content} for turn in history],
+            "truncated": end.finish_reason in ("length", "deadline"),
+            "finish_reason": end.finish_reason,
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "seconds": round(usage.seconds, 3),
+                "tokens_per_second": round(usage.tokens_per_second, 2),
+            },
+            "dropped_messages": end.dropped_messages,
+            **request.ids,
+        }
 
 
 def error_fields(error: ChatError) -> dict[str, Any]:

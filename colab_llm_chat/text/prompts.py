@@ -6,7 +6,6 @@ is. Knows nothing of models, sampling or HTTP.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -84,7 +83,10 @@ class PromptEncoder:
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
         _refuse_hopeless(request.messages[-1:], context_length)
-        text = unescape(request.messages[-1].content)
+        if request.prompt_ids:
+            ids = list(request.prompt_ids)
+            return str(self._tokenizer.decode(ids)), ids, 0
+        text = request.messages[-1].content
         return text, self._opened(self._encoder.plain(text)), 0
 
     def _fitted(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
@@ -134,10 +136,3 @@ def _refuse_hopeless(messages: Sequence[Message], context_length: int) -> None:
             f"{context_length}, reply included.",
             param="message",
         )
-
-
-def unescape(text: str) -> str:
-    r"""A raw message that begins with a backslash: that one goes, `\n` is a newline, `\x` any other `x`."""
-    if not text.startswith("\\"):
-        return text
-    return re.sub(r"\\([\s\S])", lambda match: "\n" if match[1] == "n" else match[1], text[1:])
