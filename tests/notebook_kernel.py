@@ -1,15 +1,18 @@
 """The committed notebook in a real kernel: run its cells one by one, read along, interrupt, kill.
 
-Only values of the form are replaced; everything else is what a person runs.
+Only values of the form are replaced; everything else is what a person runs. Every run is searched, step by step and at
+its end, for the secrets that the stand-in Colab hands out, and for the access key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
+import stat
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
@@ -24,8 +27,11 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from tests.chat_services import wait_until
 
+SCENARIO = "*/google/colab/scenario.json"
+AGENT_FILE = "tmp/colab-llm-chat-ngrok-*/ngrok.yml"
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "colab_llm_chat.ipynb"
 MARK = "NOTEBOOK_UNDER_TEST"
+KEYED_LINK = re.compile(r"/#key=([\w-]+)")
 CELLS = ("install", "settings", "drive", "secrets", "model", "app", "run")
 
 
@@ -35,6 +41,7 @@ class Kernel:
     def __init__(self, environment: dict[str, str], *, mark: str, folder: Path = NOTEBOOK.parent, **form: Any) -> None:
         self.notebook = nbformat.read(NOTEBOOK, as_version=4)
         self.mark = mark
+        self.search = Search(Path(mark))
         self.form: dict[str, Any] = {}
         self.set_form(**form)
         self._past: list[tuple[str, str]] = []
@@ -46,9 +53,7 @@ class Kernel:
         # What the kernel's processes say past the notebook; each of them has a copy of the file of its own.
         with open(Path(mark) / f"{len(list(Path(mark).glob('*.log')))}.log", "wb") as said:
             self._call(
-                self._client.async_start_new_kernel(
-                    env={**os.environ, **environment, MARK: mark}, stdout=said, stderr=said
-                )
+                self._client.async_start_new_kernel(env=self._environment(environment), stdout=said, stderr=said)
             )
         self._call(self._client.async_start_new_kernel_client())
         self._running: Future[Any] = Future()
@@ -68,7 +73,8 @@ class Kernel:
     def run(self, *names: str) -> str:
         """Run these cells to their end, and return what they print. Raises CellExecutionError."""
         for name in names:
-            self.start(name).result(120)
+            self.start(name)
+            self.join()
         return "".join(self.output(name) for name in names)
 
     def fail(self, name: str) -> str:
@@ -78,13 +84,18 @@ class Kernel:
         return self.output(name)
 
     def set(self, **names: Any) -> None:
-        """Variables of the kernel, as from a cell that somebody has added."""
-        cell = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in names.items()))
+        """Variables of the kernel."""
+        self.add("\n".join(f"{name} = {value!r}" for name, value in names.items()))
+
+    def add(self, source: str) -> str:
+        """Run a cell that somebody has added, and return what it prints."""
+        cell = nbformat.v4.new_code_cell(source)
         self.notebook.cells.append(cell)
-        self.run(cell.id)
+        return self.run(cell.id)
 
     def start(self, name: str) -> Future[Any]:
         """Run a cell and do not wait for its end."""
+        self.look()
         cell = self._cell(name)
         self._started = name
         self._past.append((name, self.output(name)))
@@ -98,6 +109,7 @@ class Kernel:
     def wait_for(self, name: str, pattern: str) -> str:
         """Wait until a running cell has printed this; the first group of the match."""
         wait_until(lambda: bool(re.search(pattern, self.output(name))) or self._ended())
+        self.look()
         match = re.search(pattern, self.output(name))
         assert match, self.output(name)
         return match[1] if match.groups() else match[0]
@@ -120,17 +132,33 @@ class Kernel:
 
     def join(self) -> None:
         """Wait for the end of the cell that runs. Raises CellExecutionError when it ends with an error."""
-        self._running.result(60)
+        try:
+            self._running.result(120)
+        finally:
+            self.look()
 
     def kill(self) -> None:
         """As when the runtime is restarted by force: nothing of the kernel gets to clean up."""
+        self.look()
         os.kill(self.pid, signal.SIGKILL)
         with pytest.raises(DeadKernelError):
-            self._running.result(60)
+            self.join()
+        self.search.files()
 
     def shown(self) -> list[tuple[str, str]]:
         """Every output of every cell up to now, with the cell's name."""
         return [*self._past, *((cell.id, self.output(cell.id)) for cell in self._code_cells())]
+
+    def look(self) -> None:
+        """Search what shows now: the outputs of all cells, every process of this kernel."""
+        now = [(cell.id, json.dumps(cell.outputs)) for cell in self._code_cells()]
+        for name, text in [*self._past, *now]:
+            self.search.keys |= set(KEYED_LINK.findall(text))
+            self.search.text(f"output of {name}", text)
+        for process in self.processes():
+            self.search.text(f"arguments of {process.pid}", command_line(process))
+            with contextlib.suppress(psutil.Error):
+                self.search.text(f"environment of {process.pid}", json.dumps(process.environ()))
 
     @property
     def pid(self) -> int:
@@ -146,6 +174,14 @@ class Kernel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _environment(self, environment: dict[str, str]) -> dict[str, str]:
+        """Temporary files are made where they are searched."""
+        temporary = Path(self.mark) / "tmp"
+        temporary.mkdir(exist_ok=True)
+        # By this variable a kernel knows a test, and then keeps what its processes write out of the outputs.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        return {**inherited, "TMPDIR": str(temporary), **environment, MARK: self.mark}
 
     def _code_cells(self) -> list[Any]:
         return [cell for cell in self.notebook.cells if cell.cell_type == "code"]
@@ -163,16 +199,56 @@ class Kernel:
         return self._submit(work).result(60)
 
 
+class Search:
+    """Where secrets of one run have shown, as pairs of secret and place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.keys: set[str] = set()
+        self.seen: set[tuple[str, str]] = set()
+        self._folder = folder
+
+    def text(self, place: str, text: str) -> None:
+        self.seen |= {(name, place) for name, secret in self._secrets() if secret in text}
+
+    def files(self) -> None:
+        """All that lies in the run's folder: logs, notes, caches, histories, temporary files."""
+        for parent, _, names in os.walk(self._folder):
+            for path in (Path(parent, name) for name in names):
+                # The first is Colab's own store, the second the stand-in's note of the page shown in a frame.
+                if path.is_file() and path.name not in ("scenario.json", "calls.jsonl"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self.text(self._place(path), path.read_bytes().decode("latin-1"))
+
+    def spilled(self) -> set[tuple[str, str]]:
+        """All but the link's own cell, and the file that is the agent's alone."""
+        return self.seen - {("access key", "output of run"), ("NGROK_AUTHTOKEN", "private file of an agent")}
+
+    def _secrets(self) -> list[tuple[str, str]]:
+        held = [json.loads(path.read_text(encoding="utf-8"))["secrets"] for path in self._folder.glob(SCENARIO)]
+        values = [(name, str(secret["value"]).strip()) for secrets in held for name, secret in secrets.items()]
+        return [*((name, value) for name, value in values if value), *(("access key", key) for key in self.keys)]
+
+    def _place(self, path: Path) -> str:
+        place = path.relative_to(self._folder)
+        modes = [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)]
+        if place.match(AGENT_FILE) and modes == [0o600, 0o700]:
+            return "private file of an agent"
+        return f"{place} ({modes[0]:o})"
+
+
 @contextlib.contextmanager
 def kernel(environment: dict[str, str], *, mark: str, **options: Any) -> Iterator[Kernel]:
-    """A kernel that is gone at the end, with all that it started."""
+    """A kernel that is gone at the end, with all that it started; it must have kept its secrets until then."""
     running = Kernel(environment, mark=mark, **options)
     try:
         yield running
+        running.look()
     finally:
         running.close()
         for process in processes_of(mark):
             process.kill()
+    running.search.files()
+    assert not running.search.spilled(), running.search.spilled()
 
 
 def processes_of(mark: str) -> list[psutil.Process]:
