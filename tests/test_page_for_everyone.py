@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from colab_llm_chat.errors import EngineFailed
 from colab_llm_chat.protocol.messages import Status
+from colab_llm_chat.settings import Settings
+from colab_llm_chat.web.app import create_app
 from tests.browser import launched
 from tests.chat_services import ScriptedChat, reply_end
 from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, expect_reply, focused, send, visiting
@@ -106,6 +110,46 @@ def test_the_page_speaks_the_browsers_language(visitors: Visitors, locale: str, 
     page = visitors.open_chat(ScriptedChat(), locale=locale)
     expect(page.locator("html")).to_have_attribute("lang", language)
     expect(page.locator("#message")).to_have_attribute("placeholder", hint)
+    expect(page.locator(".privacy")).to_contain_text("catbot")
+
+
+def page_settings(host: str, forwarded: str | None = None) -> dict[str, Any]:
+    """What the server puts into the page for somebody who came by this name."""
+    app = create_app(Settings(allowed_hosts="nas,10.0.0.7"), ScriptedChat())
+    app.add_public_host("https://cat.ngrok-free.app")
+    headers = {"X-Forwarded-Host": forwarded} if forwarded else {}
+    answer = app.test_client().get("/", base_url=f"https://{host}", headers=headers)
+    return dict(json.loads(re.search(r'id="page-settings">(.*?)</script>', answer.text)[1]))
+
+
+@pytest.mark.parametrize(
+    ("host", "relay"),
+    [
+        ("127.0.0.1:5000", ""),
+        ("[::1]:5000", ""),
+        ("localhost:5000", ""),
+        ("host.docker.internal:5000", ""),
+        ("10.0.0.7:5000", ""),
+        ("nas:5000", ""),
+        ("CAT.ngrok-free.app.", "cat.ngrok-free.app"),
+        ("x-5000-colab.googleusercontent.com", "x-5000-colab.googleusercontent.com"),
+    ],
+)
+def test_the_page_knows_the_public_address_that_it_was_opened_by(host: str, relay: str) -> None:
+    assert page_settings(host)["relay"] == relay
+
+
+def test_a_proxy_that_asks_in_its_own_name_is_a_public_address_too() -> None:
+    assert page_settings("127.0.0.1:5000", "cat.example.org")["relay"] == "cat.example.org"
+
+
+@pytest.mark.parametrize(
+    ("locale", "told"), [("en-US", "by way of cat.example.org"), ("ja-JP", "cat.example.org を経由")]
+)
+def test_the_page_tells_whom_the_messages_pass(visitors: Visitors, locale: str, told: str) -> None:
+    through = {**PHONE, "locale": locale, "extra_http_headers": {"X-Forwarded-Host": "cat.example.org"}}
+    page = visitors.open_chat(ScriptedChat(), **through)
+    expect(page.locator(".privacy")).to_contain_text(told)
     expect(page.locator(".privacy")).to_contain_text("catbot")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,9 @@ from .render import json_body, json_response
 
 if TYPE_CHECKING:
     from .app import ChatApp
+
+# Names that lead to this machine, or to one of the same network.
+LOCAL_ENDINGS = (".local", ".localhost", ".internal")
 
 page_routes = Blueprint("page", __name__)
 
@@ -29,6 +33,7 @@ def page() -> Response:
         "modelName": _shown_name(app.chat.status().model_id),
         "maxMessageCharacters": app.settings.max_message_characters,
         "accessKeyRequired": app.access.required,
+        "relay": _relay(request.headers.get("X-Forwarded-Host") or request.host),
         "cookieName": app.access.cookie_name,
         "version": VERSION,
     }
@@ -76,6 +81,14 @@ def sign_out() -> Response:
 @page_routes.get("/favicon.ico")
 def favicon() -> Response:
     return _app().send_static_file("icon.svg")
+
+
+def _relay(host: str) -> str:
+    """The public name by which the visitor came, whose operator passes all messages on; empty where there is none."""
+    name = host.lower().partition(":")[0].removesuffix(".")
+    is_address = name.startswith("[") or name.replace(".", "").isdigit()
+    is_near = "." not in name or name.endswith(LOCAL_ENDINGS) or name == socket.gethostname().lower()
+    return "" if is_address or is_near else name
 
 
 def _shown_name(model_id: str) -> str:

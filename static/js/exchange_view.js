@@ -18,7 +18,7 @@ export class ExchangeView {
     this.#say = say;
     this.#act = act;
     this.element = template.content.firstElementChild.cloneNode(true);
-    fillPageText(this.element, say, {});
+    fillPageText(this.element, say);
     for (const part of this.element.querySelectorAll("[data-part]")) this.#parts[part.dataset.part] = part;
     this.#parts.message.textContent = exchange.message;
     markLanguage(this.#parts.message, exchange.message);

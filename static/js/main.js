@@ -5,7 +5,7 @@ import { Conversation } from "./conversation.js";
 import { LoadingWatch, readHealth } from "./health.js";
 import { keyOnPage } from "./keyboard.js";
 import { Page } from "./page.js";
-import { parsePageSettings, shortModelName } from "./page_settings.js";
+import { parsePageSettings, privacySentence, shortModelName } from "./page_settings.js";
 import { fillPageText } from "./page_text.js";
 import { Session, takeAccessKey } from "./session.js";
 import { chooseLanguage, createSay } from "./strings.js";
@@ -18,8 +18,12 @@ const language = chooseLanguage(navigator.languages);
 const say = createSay(language);
 
 document.documentElement.lang = language;
-fillPageText(document, say, { model: settings.modelName || say("thisModel") });
+fillPageText(document, say);
 const elements = collectElements();
+elements.privacy.textContent = say(privacySentence(settings), {
+  model: settings.modelName || say("thisModel"),
+  relay: settings.relay,
+});
 showModelName();
 
 const session = new Session((path, init) => fetch(path, init));

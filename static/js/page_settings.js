@@ -9,8 +9,14 @@ export function parsePageSettings(text) {
     modelName: string(found.modelName, ""),
     maxMessageCharacters: Number.isInteger(maximum) && maximum > 0 ? maximum : null,
     accessKeyRequired: found.accessKeyRequired === true,
+    relay: string(found.relay, ""),
     version: string(found.version, ""),
   };
+}
+
+// Through a tunnel or a proxy, the server is not the only one that handles the messages.
+export function privacySentence(settings) {
+  return settings.relay === "" ? "privacy" : "privacyRelayed";
 }
 
 function parseObject(text) {

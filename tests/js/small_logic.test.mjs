@@ -3,7 +3,8 @@ import { test } from "node:test";
 import { FramePainter } from "../../static/js/frame_painter.js";
 import { keyInMessageBox, keyOnPage } from "../../static/js/keyboard.js";
 import { countCharacters, judgeMessage, languageOf } from "../../static/js/message_text.js";
-import { parsePageSettings, shortModelName } from "../../static/js/page_settings.js";
+import { parsePageSettings, privacySentence, shortModelName } from "../../static/js/page_settings.js";
+import { createSay } from "../../static/js/strings.js";
 import { ScrollFollow } from "../../static/js/scroll_follow.js";
 
 test("Enter sends, Shift+Enter does not", () => {
@@ -80,12 +81,22 @@ test("kana of either width mark a message as Japanese", () => {
 });
 
 test("missing and odd settings become defaults", () => {
-  const none = { modelName: "", maxMessageCharacters: null, accessKeyRequired: false, version: "" };
+  const none = { modelName: "", maxMessageCharacters: null, accessKeyRequired: false, relay: "", version: "" };
   for (const text of ["", "{", "null", "{}", '{"modelName": 3, "maxMessageCharacters": "9", "accessKeyRequired": "yes"}']) {
     assert.deepEqual(parsePageSettings(text), none);
   }
-  const given = { modelName: "catbot", maxMessageCharacters: 9, accessKeyRequired: true, version: "1" };
+  const given = { modelName: "catbot", maxMessageCharacters: 9, accessKeyRequired: true, relay: "cat.example", version: "1" };
   assert.deepEqual(parsePageSettings(JSON.stringify(given)), given);
+});
+
+test("through a public address the page names it instead of promising that nobody else is on the way", () => {
+  const values = { model: "catbot", relay: "cat.ngrok.example" };
+  for (const language of ["en", "ja"]) {
+    const sentence = (relay) => createSay(language)(privacySentence(parsePageSettings(JSON.stringify({ relay }))), values);
+    assert.ok(sentence("cat.ngrok.example").includes("cat.ngrok.example"));
+    assert.ok(!sentence("").includes("cat.ngrok.example"));
+    assert.notEqual(sentence("cat.ngrok.example").replace("cat.ngrok.example", ""), sentence(""));
+  }
 });
 
 test("a model's short name is its last part", () => {
