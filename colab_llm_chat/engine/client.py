@@ -84,12 +84,21 @@ class Generation:
 
 
 class EngineClient:
-    """Owns the worker process. `on_change` is called from its thread whenever `status` changes."""
+    """Owns the worker process. From its thread it calls `on_change` whenever `status` changes, and `on_spawn` with the
+    process id of each worker that it starts, the first and those after a fault.
+    """
 
-    def __init__(self, settings: Settings, *, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        on_spawn: Callable[[int], None] = lambda pid: None,
+    ) -> None:
         self.status = EngineStatus(detail="starting")
         self._settings = settings
         self._on_change = on_change
+        self._on_spawn = on_spawn
         self._ids = count(1)
         self._lock = threading.Lock()
         self._live: dict[int, Generation] = {}
@@ -189,6 +198,7 @@ class EngineClient:
             # Ctrl+C goes to the whole group of a terminal: the worker ends when its input closes, after its replies.
             start_new_session=True,
         )
+        self._on_spawn(self._process.pid)
         if self._closing.is_set():
             self._outbox.put(None)
         return self._process
