@@ -25,8 +25,15 @@ class IdDecoder:
     give the same text as for the whole reply.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix_ids: Sequence[int] = (),
+        shown_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        """`shown_ids`: special tokens that are decoded to their names."""
         self._tokenizer = tokenizer
+        self._shown = shown_ids
         self._before: list[int] = []
         self._before_text = ""
         self._waiting: list[int] = []
@@ -36,6 +43,8 @@ class IdDecoder:
 
     def feed(self, token_id: int) -> str:
         """The characters that are complete with this id."""
+        if token_id in self._shown:
+            return self.flush() + str(self._tokenizer.convert_ids_to_tokens(token_id))
         text = self._text_of([*self._waiting, token_id])
         if text == self._waiting_text and self._hides(token_id):
             return ""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from ..errors import ContextLengthExceeded
 from ..protocol.messages import ChatRequest, Message
 from . import transcript
+from .pieces import Unsplit
+from .reply import ReplyParser
 from .template import ChatTemplate
 from .verbatim import TextEncoder
 from .window import LONGEST_TOKEN, characters, first_that_fits, newest, split_turns
@@ -31,7 +33,8 @@ class Prompt:
 
     `text` is the rendered prompt; `stop` the strings that its form needs beside the request's; `max_new_tokens` the
     request's, clamped to what the window leaves. `prefix_ids` is the end of a text that the reply carries on, empty
-    where it begins a turn; `strip_leading`: white space at the reply's beginning belongs to the form.
+    where it begins a turn; `strip_leading`: white space at the reply's beginning belongs to the form. `grammar`, as
+    llguidance writes them, keeps the reply to JSON or to tool calls.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,6 +44,7 @@ class Prompt:
     dropped_messages: int = 0
     strip_leading: bool = False
     prefix_ids: tuple[int, ...] = ()
+    grammar: str | None = None
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_length: int) -> Prompt:
@@ -80,6 +84,10 @@ class PromptEncoder:
             strip_leading=is_transcript and not carries_on,
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
         )
+
+    def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser:
+        """What splits this prompt's reply into answer, reasoning and tool calls."""
+        return ReplyParser(Unsplit(), stream_stop=(*request.stop, *prompt.stop))
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
         _refuse_hopeless(request.messages[-1:], context_length)

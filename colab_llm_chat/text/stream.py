@@ -38,9 +38,13 @@ class TextStream:
         stop: Sequence[str] = (),
         prefix_ids: Sequence[int] = (),
         strip_leading: bool = False,
+        shown_ids: frozenset[int] = frozenset(),
     ) -> None:
-        """`prefix_ids`: the end of a text that the reply carries on, so that its first space is kept."""
-        self._ids = IdDecoder(tokenizer, prefix_ids)
+        """`prefix_ids`: the end of a text that the reply carries on, so that its first space is kept.
+
+        `shown_ids`: special tokens that come out by name, for a ReplyParser behind.
+        """
+        self._ids = IdDecoder(tokenizer, prefix_ids, shown_ids)
         self._cleaner = SpaceCleaner(tokenizer) if cleans_spaces(tokenizer) else None
         self._stop = tuple(text for text in stop if text)
         self._strip = strip_leading
