@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from . import form
+
 
 class ChatError(Exception):
     """What happened (`message`), which field is at fault (`param`) and what to do next (`hint`)."""
@@ -63,7 +65,8 @@ class ChatError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows below the cell in place of a traceback; the name is IPython's."""
-        return [f"Error: {self.message}", *self.hint.splitlines(), *self.japanese.splitlines()]
+        kinds = [kind.__name__ for kind in type(self).__mro__]
+        return form.told(self.message, self.hint, self.japanese, kinds=kinds)
 
     @staticmethod
     def from_dict(error: dict[str, Any]) -> ChatError:
@@ -168,7 +171,7 @@ class GenerationFailed(ChatError):
 class OutOfMemory(GenerationFailed):
     status = 503
     code = "out_of_memory"
-    default_hint = "Shorten the conversation, lower max_new_tokens, or start the server with --quantization 4bit."
+    default_hint = "Shorten the conversation, lower max_new_tokens, or load the model with --quantization 4bit."
 
     @property
     def headers(self) -> dict[str, str]:
@@ -197,7 +200,7 @@ class ModelNotFound(LoadError):
 
 class ModelGated(LoadError):
     code = "model_gated"
-    default_hint = "Accept the model's terms on its Hub page, then pass your Hub token: --hf-token or HF_TOKEN."
+    default_hint = "Accept the model's terms on its Hub page, then give your Hub token by --hf-token or HF_TOKEN."
 
 
 class HubUnreachable(LoadError):
@@ -222,7 +225,7 @@ class UnsupportedModel(LoadError):
 
 class ModelTooLarge(LoadError):
     code = "model_too_large"
-    default_hint = "Start with --quantization 4bit, or pick a smaller model."
+    default_hint = "Set --quantization 4bit, pick a smaller model by --model-name, or use a GPU with more memory."
 
 
 class ColabError(ChatError):
@@ -316,7 +319,7 @@ class EndpointOnline(TunnelError):
 class DomainRefused(TunnelError):
     code = "ngrok_domain_refused"
     exit_code = 2
-    default_hint = "Use a domain listed at https://dashboard.ngrok.com/domains, or leave the domain empty."
+    default_hint = "Give one listed at https://dashboard.ngrok.com/domains by --domain, or leave that empty."
 
 
 class AgentRefused(TunnelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,9 @@ import pytest
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.colab.runtime import OVERRIDE
 from colab_llm_chat.errors import ColabError, LoadInterrupted, ModelNotFound, NgrokTokenMissing, UsageError
-from colab_llm_chat.launch import BESIDE_THE_MODEL, NOT_IN_FORM, Notebook, link, open_public
+from colab_llm_chat.form import NOT_IN_FORM
+from colab_llm_chat.launch import link, open_public
+from colab_llm_chat.notebook import BESIDE_THE_MODEL, Notebook, NotebookChat
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
 from tests.chat_services import ScriptedChat, serving
@@ -32,7 +35,10 @@ FORM: dict[str, Any] = {"MODEL_NAME": "catbot", "MODEL_DIR": "", "NGROK_SECRET_N
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No trace of an earlier run, and none left."""
+    """No trace of an earlier run, and none left; the form takes over the log."""
+    logger = logging.getLogger("colab_llm_chat")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYNGROK_NGROK_PATH", str(install_agent(tmp_path)))
     for name in ("NGROK_AUTHTOKEN", "HF_TOKEN", OVERRIDE):
@@ -50,6 +56,11 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ColabStan
 
 def notebook(**form: Any) -> Notebook:
     return Notebook.from_form(FORM | form)
+
+
+def unload(app: ChatApp) -> None:
+    assert isinstance(app.chat, NotebookChat)
+    app.chat.unload()
 
 
 def scripted(**settings: Any) -> ChatApp:
@@ -80,6 +91,26 @@ def test_a_wrong_hub_token_in_the_form_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         notebook(HF_TOKEN=12345)
     assert "12345" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_form_without_a_model_says_what_to_fill_in(name: str) -> None:
+    with pytest.raises(UsageError, match="MODEL_NAME is empty") as caught:
+        notebook(MODEL_NAME=name)
+    assert ("rinna/" in caught.value.hint, "空です" in caught.value.japanese) == (True, True)
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.CRITICAL])
+def test_the_log_is_shown_once_whatever_handlers_the_root_has(level: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.StreamHandler(sys.stderr)
+    before.setLevel(level)
+    logging.getLogger().addHandler(before)
+    try:
+        notebook(notebook=notebook())
+        logging.getLogger("colab_llm_chat").info("copied 1 GB")
+    finally:
+        logging.getLogger().removeHandler(before)
+    assert capsys.readouterr().err == "INFO copied 1 GB\n"
 
 
 def test_the_key_is_made_once_and_kept_in_a_rerun() -> None:
@@ -115,17 +146,17 @@ def test_an_unknown_model_is_one_message_and_the_cell_can_be_run_again(tmp_path:
         with pytest.raises(ModelNotFound) as caught:
             loading.load()
     shown = caught.value._render_traceback_()
-    assert (len(shown), "Traceback" in "".join(shown)) == (2, False)
+    assert (len(shown), "MODEL_NAME" in shown[-1], "Traceback" in "".join(shown)) == (3, True, False)
 
 
 def test_a_closed_chat_is_taken_up_again_instead_of_a_second_one() -> None:
     form = {"MODEL_NAME": "catbot", "TUNNEL": "none", "USE_GOOGLE_DRIVE_CACHE": False}
     notebook = Notebook.from_form(form)
     app = notebook.build_app()
-    app.chat.close()
-    notebook.load()
-    assert notebook.build_app().chat is app.chat
-    app.chat.close()
+    for _ in range(2):
+        notebook.load()
+        assert notebook.build_app().chat is app.chat
+        unload(app)
 
 
 def test_an_app_of_another_model_is_refused() -> None:
@@ -145,10 +176,11 @@ def test_an_interrupt_while_loading_closes_the_engine(monkeypatch: pytest.Monkey
     def pressed(_: Chat) -> Chat:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Chat, "start", pressed)
+    monkeypatch.setattr(NotebookChat, "load", pressed)
     with pytest.raises(LoadInterrupted) as caught:
         loading.load()
     assert "中断" in caught.value._render_traceback_()[-1]
+    assert loading.build_app().chat.status().state == "failed"
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
@@ -156,7 +188,7 @@ def test_a_runtime_without_a_gpu_is_told_before_the_model_loads(
     colab: ColabStandIn,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     has_gpu: bool,
 ) -> None:
     if has_gpu:
@@ -164,7 +196,7 @@ def test_a_runtime_without_a_gpu_is_told_before_the_model_loads(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ModelNotFound):
         notebook(MODEL_NAME=str(tmp_path / "none")).load()
-    assert ("GPU がありません" in caplog.text) != has_gpu
+    assert ("GPU がありません" in capsys.readouterr().err) != has_gpu
 
 
 # The public address

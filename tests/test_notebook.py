@@ -406,7 +406,7 @@ def test_what_a_killed_kernel_leaves_is_ended_by_the_next_which_takes_the_model_
 def test_without_a_checkout_the_first_cell_clones_it(tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     (origin / "colab_llm_chat").mkdir(parents=True)
-    (origin / "colab_llm_chat" / "launch.py").write_text("Notebook = 'the cloned one'")
+    (origin / "colab_llm_chat" / "notebook.py").write_text("Notebook = 'the cloned one'")
     (origin / "requirements.txt").write_text("click>=8\n")
     who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     for words in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message", "Begin"]):

@@ -29,7 +29,7 @@ BARE_NAME = "Give the bare name as it stands at https://dashboard.ngrok.com/doma
 PAID_NAME = "ngrok's free plan cannot use the domain {domain}"
 TOO_OLD = "The ngrok agent at {program} is too old"
 UPDATE = "Delete {program} and open the tunnel again: the newest agent is then downloaded."
-ELSEWHERE = "Run it from another network, or use the notebook's own link instead of ngrok."
+ELSEWHERE = "Run it from another network, or use Colab's own link instead: --tunnel colab."
 
 # Code -> (kind, what happened, next step where the kind's own would be wrong).
 REASONS: dict[str, tuple[type[TunnelError], str, str | None]] = {
@@ -65,13 +65,41 @@ REASONS: dict[str, tuple[type[TunnelError], str, str | None]] = {
     "15002": (
         DomainRefused,
         "The ngrok account's plan wants a domain to be named",
-        "Take one from https://dashboard.ngrok.com/domains and set it as the domain.",
+        "Take one from https://dashboard.ngrok.com/domains and set it by --domain.",
     ),
     "15013": (
         DomainRefused,
         "The ngrok account has no domain of its own yet",
         "Open https://dashboard.ngrok.com/domains once to get one, then open the tunnel again.",
     ),
+}
+_BARE_NAME_JAPANESE = (
+    "ngrok が受け付けない名前です。NGROK_DOMAIN には https://dashboard.ngrok.com/domains にあるドメインを"
+    "そのまま入れてください(例: NAME.ngrok-free.app)。"
+)
+_PAID_NAME_JAPANESE = "このドメインは ngrok の無料プランでは使えません。NGROK_DOMAIN を空にしてください。"
+_TOO_OLD_JAPANESE = "ngrok のプログラムが古すぎます。{program} を消して、このセルをもう一度実行してください。"
+_ELSEWHERE_JAPANESE = 'ngrok がこのマシンのアドレスを断りました。設定のセルで TUNNEL = "colab" を選んでください。'
+
+# Where the line of the kind would be wrong or vague.
+JAPANESE = {
+    "103": "この ngrok アカウントは停止されています。support@ngrok.com に問い合わせるか、別のアカウントを使って"
+    "ください。",
+    "106": "古い ngrok 1 のトークンです。https://dashboard.ngrok.com/get-started/your-authtoken の新しいトークンを"
+    "シークレットに入れ直し、4 番のセルと最後のセルを実行してください。",
+    "107": "ngrok のトークンは無効になっています。https://dashboard.ngrok.com/get-started/your-authtoken のトークンを"
+    "シークレットに入れ直し、4 番のセルと最後のセルを実行してください。",
+    "116": _ELSEWHERE_JAPANESE,
+    **dict.fromkeys(("120", "121"), _TOO_OLD_JAPANESE),
+    "123": "ngrok アカウントのメールアドレスが未確認です。https://dashboard.ngrok.com/user/settings で確認を済ませ、"
+    "このセルをもう一度実行してください。",
+    **dict.fromkeys(("313", "314"), _PAID_NAME_JAPANESE),
+    **dict.fromkeys(("326", "327", "347", "9036", "9037", "9038"), _BARE_NAME_JAPANESE),
+    "9040": _ELSEWHERE_JAPANESE,
+    "15002": "この ngrok プランではドメインの指定が必要です。https://dashboard.ngrok.com/domains にあるドメインを"
+    "NGROK_DOMAIN に入れてください。",
+    "15013": "この ngrok アカウントにはまだドメインがありません。https://dashboard.ngrok.com/domains を一度開いてから、"
+    "このセルをもう一度実行してください。",
 }
 
 
@@ -83,11 +111,13 @@ def explained(text: str, *, domain: str | None, program: Path) -> TunnelError:
     kind, message, hint = REASONS.get(found[1], (TunnelError, "ngrok refused the tunnel", f"See {ALL_CODES}."))
     # Without a domain of one's own ngrok gives the account's, whose name only ngrok knows.
     message = message.format(domain=domain or "of your ngrok account", program=program)
-    return kind(f"{message} ({found[0]}).", hint=hint and hint.format(program=program))
+    japanese = JAPANESE.get(found[1], "").format(program=program)
+    return kind(f"{message} ({found[0]}).", hint=hint and hint.format(program=program), japanese=japanese)
 
 
 def too_old(program: Path) -> TunnelError:
-    return AgentRefused(f"{TOO_OLD.format(program=program)}.", hint=UPDATE.format(program=program))
+    japanese = _TOO_OLD_JAPANESE.format(program=program)
+    return AgentRefused(f"{TOO_OLD.format(program=program)}.", hint=UPDATE.format(program=program), japanese=japanese)
 
 
 def silent(program: Path, seconds: float) -> TunnelError:

@@ -79,12 +79,17 @@ def settle_drive(settings: Settings) -> Settings:
     return settings.model_copy(update={"use_google_drive_cache": False, "model_dir": None})
 
 
-def keep_on_drive(settings: Settings, folder: str) -> DriveCopy | None:
-    """Start copying the loaded model's folder, once the chat is up; None when no copies are wanted."""
+def keep_on_drive(settings: Settings, folder: str, *, closing: threading.Event | None = None) -> DriveCopy | None:
+    """Start copying the loaded model's folder, once the chat is up; None when no copies are wanted.
+
+    The copy ends when `closing` is set, and writes nothing when it is set already.
+    """
     if not (settings.use_google_drive_cache and settings.model_dir):
         return None
     model_dir = Path(settings.model_dir).expanduser().absolute()
-    return DriveCopy(Path(folder), model_dir, model_id=settings.model_id).start()
+    copy = DriveCopy(Path(folder), model_dir, model_id=settings.model_id)
+    copy.closing = closing or copy.closing
+    return copy.start()
 
 
 def _mount_point_of(folder: Path) -> Path | None:
@@ -131,8 +136,8 @@ class DriveCopy:
 
     def _run(self) -> None:
         record = ModelRecord.read(self._folder / RECORD)
-        if record is None:
-            # A folder of the user's, or the demo model.
+        # Without one it is a folder of the user's, or the demo model.
+        if record is None or self.closing.is_set():
             return
         try:
             self._copy(record)

@@ -17,7 +17,7 @@ from ..errors import HubUnreachable, LoadError, ModelGated, ModelNotFound
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-_TOKEN_HINT = "Make a new one at https://huggingface.co/settings/tokens and pass it: --hf-token or HF_TOKEN."
+_TOKEN_HINT = "Make a new one at https://huggingface.co/settings/tokens and give it by --hf-token or HF_TOKEN."
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _gated(asked: Asked) -> ModelGated:
         )
     return ModelGated(
         f"{asked.model_id} is gated, and no Hub token was given.",
-        hint=f"Accept the terms on {page}, then pass your Hub token: --hf-token or HF_TOKEN.",
+        hint=f"Accept the terms on {page}, then give your Hub token by --hf-token or HF_TOKEN.",
     )
 
 
@@ -112,7 +112,7 @@ def _not_found(asked: Asked) -> ModelNotFound:
     who = "with the token given" if asked.has_token else "without a token"
     return ModelNotFound(
         f"The Hub has no model {asked.model_id!r} that can be seen {who}.",
-        hint="Check the spelling (OWNER/NAME); a private model needs a token that may read it: --hf-token or HF_TOKEN.",
+        hint="Check the spelling (OWNER/NAME); a private model needs a token: --hf-token or HF_TOKEN.",
     )
 
 
@@ -122,7 +122,7 @@ def disk_error(error: OSError, folder: Path) -> LoadError:
         return no_room(folder, None)
     return LoadError(
         f"The folder {folder} cannot be written ({error.strerror}).",
-        hint="Choose another folder with --model-dir, or set HF_HOME.",
+        hint="Make that folder writable, or choose another one with --model-dir.",
     )
 
 
@@ -131,5 +131,5 @@ def no_room(folder: Path, needed: int | None) -> LoadError:
     size = "" if needed is None else f" {needed / 1e9:.1f} GB are needed."
     return LoadError(
         f"There is no room left on the disk of {folder}.{size}",
-        hint="Free some space, or choose a folder on another disk with --model-dir.",
+        hint="Free some space on that disk, or choose a smaller model by --model-name.",
     )

@@ -146,12 +146,16 @@ def bound_socket(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         hint = "Choose another address or port: --port 0 takes a free one."
+        japanese = f"ポート {port} を開けません。別のポート(--port)を指定してください。"
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason = f"{reason} by {ports.holder_of(port)}"
-            hint = (
-                f"End that program, or choose another port: {ports.next_free(host, port)} is free, --port 0 takes any."
+            holder, free = ports.holder_of(port), ports.next_free(host, port)
+            reason = f"it is in use by {holder}"
+            hint = f"End that program, or choose another port: --port {free} is free, --port 0 takes any."
+            japanese = (
+                f"ポート {port} は {holder} が使用中です。そのプログラムを終了するか、空いている --port {free} を"
+                "指定してください。"
             )
-        raise UsageError(f"Cannot listen on {host} port {port}: {reason}.", hint=hint) from error
+        raise UsageError(f"Cannot listen on {host} port {port}: {reason}.", hint=hint, japanese=japanese) from error
 
 
 def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
