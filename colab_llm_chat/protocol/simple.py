@@ -15,42 +15,13 @@ from ..errors import ChatError, InvalidRequest, UnsupportedParameter
 from ..settings import SamplingParams, Settings
 from . import sse
 from .body import fault, parse_object, validated, well_formed
+from .fields import MAX_DEADLINE_MS, Content, Stops, Text
 from .messages import ChatRequest, Delta, Message, ReplyEnd
 
 # Refused by name, where unknown keys pass: who sends one of these counts on what it does.
 UNSUPPORTED = ("persona", "source_language", "target_language")
 MAX_HISTORY = 2_000
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 1_000
 MAX_ID_CHARACTERS = 200
-MAX_DEADLINE_MS = 24 * 60 * 60 * 1000
-
-
-def _mended(value: object) -> object:
-    return well_formed(value) if isinstance(value, str) else value
-
-
-def _joined_parts(value: object) -> object:
-    """A string as it is; a list of text parts as their texts joined."""
-    if not isinstance(value, list):
-        return _mended(value)
-    for part in value:
-        is_text = isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"
-        if not is_text:
-            raise fault('may only hold parts like {"type": "text", "text": "…"}')
-    return well_formed("".join(part["text"] for part in value))
-
-
-def _listed_stops(value: object) -> object:
-    stops = [value] if isinstance(value, str) else value
-    if stops is None:
-        return ()
-    valid = isinstance(stops, list) and all(
-        isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops
-    )
-    if not isinstance(stops, list) or not valid or len(stops) > MAX_STOPS:
-        raise fault(f"must be a string or a list of up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
-    return tuple(well_formed(stop) for stop in stops)
 
 
 def _identifier(value: object) -> object:
@@ -62,7 +33,6 @@ def _identifier(value: object) -> object:
     raise fault(f"must be a string of up to {MAX_ID_CHARACTERS} characters or an integer")
 
 
-Text = Annotated[str, BeforeValidator(_mended)]
 Identifier = Annotated[Any, BeforeValidator(_identifier)]
 
 
@@ -70,7 +40,7 @@ class _Turn(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_parts)]
+    content: Content
 
 
 class _Body(BaseModel):
@@ -80,7 +50,7 @@ class _Body(BaseModel):
     history: list[_Turn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
     system: Text | None = None
     stream: bool | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(_listed_stops)] = ()
+    stop: Stops = ()
     deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
     raw: bool | None = None
     carry_on: bool | None = Field(None, alias="continue")

@@ -21,6 +21,9 @@ from ..errors import InvalidAccessKey, OriginRefused
 from ..settings import Settings
 
 OPEN_PATHS = frozenset({"/", "/session", "/health", "/favicon.ico"})
+# The OpenAI door, and its routes for clients whose base URL has no /v1.
+OPENAI_PREFIXES = ("/v1/", "/models/")
+OPENAI_PATHS = frozenset({"/models", "/chat/completions", "/completions", "/responses", "/tokenize"})
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -196,7 +199,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _has_cors(path: str) -> bool:
-    return path == "/chat" or path.startswith("/v1/")
+    return path == "/chat" or path.startswith(OPENAI_PREFIXES) or path in OPENAI_PATHS
 
 
 def _is_open(path: str) -> bool:

@@ -22,6 +22,7 @@ from . import render
 from .access import Access
 from .chat_routes import chat_routes
 from .live_replies import LiveReplies
+from .openai_routes import openai_routes
 from .page_routes import page_routes
 from .server import Server, interrupted_once, serve_until
 
@@ -115,6 +116,8 @@ def create_app(settings: Settings, chat: ChatService) -> ChatApp:
     app.url_map.merge_slashes = False
     app.register_blueprint(page_routes)
     app.register_blueprint(chat_routes)
+    app.register_blueprint(openai_routes, url_prefix="/v1")
+    app.register_blueprint(openai_routes, name="openai_without_prefix")
     app.register_error_handler(ChatError, render.render_error)
     app.register_error_handler(HTTPException, render.render_http_exception)
     app.register_error_handler(Exception, render.render_unexpected)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Blueprint, Response, current_app, render_template, request
 
 from ..errors import InvalidAccessKey, InvalidRequest
 from ..protocol.body import parse_object
+from ..protocol.model_names import shown_name
 from ..settings import VERSION
 from .render import json_body, json_response
 
@@ -30,7 +30,7 @@ def _app() -> ChatApp:
 def page() -> Response:
     app = _app()
     page_settings = {
-        "modelName": _shown_name(app.chat.status().model_id),
+        "modelName": shown_name(app.chat.status().model_id),
         "maxMessageCharacters": app.settings.max_message_characters,
         "accessKeyRequired": app.access.required,
         "relay": _relay(request.headers.get("X-Forwarded-Host") or request.host),
@@ -89,9 +89,3 @@ def _relay(host: str) -> str:
     is_address = name.startswith("[") or name.replace(".", "").isdigit()
     is_near = "." not in name or name.endswith(LOCAL_ENDINGS) or name == socket.gethostname().lower()
     return "" if is_address or is_near else name
-
-
-def _shown_name(model_id: str) -> str:
-    """The page is open to all, so of a folder only its own name is told."""
-    path = PurePath(model_id)
-    return path.name if path.is_absolute() or model_id.startswith((".", "~")) else model_id

@@ -1,0 +1,187 @@
+"""What the bodies of the OpenAI door share: how a reply is drawn, and which fields are ignored or refused.
+
+Knows nothing of HTTP, nor of what one endpoint alone has.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from ..errors import InvalidRequest, UnsupportedParameter
+from ..settings import LARGEST_COUNT, SamplingParams, Settings, TokenRules
+from .body import fault, parse_object, validated
+from .fields import MAX_DEADLINE_MS, Stops, Text, Whole, knob
+from .messages import ChatRequest
+from .model_names import check_model
+
+# Accepted and without effect here, as are keys that no one knows.
+IGNORED = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "verbosity",
+    "prediction",
+    "modalities",
+    "web_search_options",
+)
+# Refused by name with the way out, where unknown keys pass: who sends one of these counts on what it does.
+UNSUPPORTED = {
+    "functions": "Send them as `tools`.",
+    "function_call": "Send `tools` and `tool_choice`.",
+    "audio": "The model writes text only; leave it out.",
+    "persona": "Leave it out and send a system message.",
+    "source_language": "Leave it out and say the language in a message.",
+    "target_language": "Leave it out and say the language in a message.",
+    "use_beam_search": "Leave it out; replies are drawn token by token.",
+    "prompt_logprobs": "Leave it out; `logprobs` gives those of the reply.",
+    "structured_outputs": "Send `response_format`.",
+    "guided_json": "Send `response_format`.",
+    "guided_regex": "Send `response_format`.",
+    "guided_choice": "Send `response_format`.",
+    "guided_grammar": "Send `response_format`.",
+}
+MAX_CHOICES = 16
+MAX_BIASES = 1_024
+MOST_BIAS = 100
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
+SEEDS = 2**63
+
+
+def _biases(value: object) -> object:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise fault("must be an object of token ids and biases")
+    if len(value) > MAX_BIASES:
+        raise fault(f"has {len(value)} entries; the limit is {MAX_BIASES}")
+    for token_id, bias in value.items():
+        if not TOKEN_ID.fullmatch(token_id):
+            raise fault("may only have token ids, written in digits, as its keys")
+        if type(bias) not in (int, float) or not -MOST_BIAS <= bias <= MOST_BIAS:
+            raise fault(f"may only have numbers from -{MOST_BIAS} to {MOST_BIAS} as its values")
+    return {int(token_id): float(bias) for token_id, bias in value.items()}
+
+
+def _drawn_from_one(value: object) -> object:
+    # To OpenAI a top_p of 0 is the likeliest token alone; here it has to be above 0.
+    return sys.float_info.epsilon if value == 0 and not isinstance(value, bool) else value
+
+
+def _off(value: object) -> object:
+    # Other servers write "all tokens" as -1.
+    return 0 if value == -1 else value
+
+
+def _seed(value: object) -> object:
+    # OpenAI takes 64 bits with a sign.
+    return value % SEEDS if type(value) is int and -SEEDS <= value < 0 else value
+
+
+Biases = Annotated[
+    dict[int, float],
+    BeforeValidator(_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "patternProperties": {"^[0-9]{1,9}$": {"type": "number", "minimum": -MOST_BIAS, "maximum": MOST_BIAS}},
+            "additionalProperties": False,
+            "maxProperties": MAX_BIASES,
+        }
+    ),
+]
+
+
+class SampledBody(BaseModel):
+    """The fields of every body that asks for a reply. `null` is the same as leaving a field out."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: Text | None = Field(None, description="Served by the loaded model, whatever it says, unless strict.")
+    stream: bool | None = None
+    temperature: float | None = knob("temperature")
+    top_p: Annotated[float | None, BeforeValidator(_drawn_from_one)] = knob("top_p")
+    top_k: Annotated[Whole, BeforeValidator(_off)] = knob("top_k")
+    min_p: float | None = knob("min_p")
+    repetition_penalty: float | None = knob("repetition_penalty")
+    no_repeat_ngram_size: Whole = knob("no_repeat_ngram_size")
+    frequency_penalty: float | None = knob("frequency_penalty")
+    presence_penalty: float | None = knob("presence_penalty")
+    seed: Annotated[Whole, BeforeValidator(_seed)] = knob("seed")
+    stop: Stops = ()
+    logit_bias: Biases = Field(default_factory=dict)
+    min_tokens: Whole = Field(None, ge=0, le=LARGEST_COUNT)
+    ignore_eos: bool | None = None
+    deadline_ms: Whole = Field(None, ge=1, le=MAX_DEADLINE_MS, description="End the reply before so many ms.")
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="What to do with a conversation too long for the model: leave out the oldest, or refuse."
+    )
+    priority: int | Literal["interactive", "background"] | None = Field(
+        None, description="`background`, or a number above 0: nobody waits for this reply."
+    )
+
+
+Body = TypeVar("Body", bound=SampledBody)
+
+
+def parse_body(kind: type[Body], body: bytes, settings: Settings) -> Body:
+    """The bytes as the endpoint's model; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
+    fields = parse_object(body)
+    refuse_unsupported(fields)
+    parsed = validated(kind, fields)
+    check_model(parsed.model, settings)
+    return parsed
+
+
+def refuse_unsupported(fields: Mapping[str, Any]) -> None:
+    """Raises UnsupportedParameter for the first field that would be silently without effect."""
+    for name, hint in UNSUPPORTED.items():
+        # `false` and empty lists ask for nothing.
+        if fields.get(name):
+            raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name, hint=hint)
+
+
+def sampling(body: SampledBody, settings: Settings, *, longest: int | None) -> SamplingParams:
+    """How the reply is drawn: what the body says over the server's own; `longest` is its limit of tokens."""
+    said = {name: getattr(body, name, None) for name in SamplingParams.model_fields} | {"max_new_tokens": longest}
+    return settings.sampling.model_copy(update={name: value for name, value in said.items() if value is not None})
+
+
+def token_rules(body: SampledBody, *, top_logprobs: int | None) -> TokenRules:
+    return TokenRules(
+        logit_bias=body.logit_bias,
+        top_logprobs=top_logprobs,
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def asks_background(body: SampledBody) -> bool:
+    """Whether the body says that nobody waits for its reply."""
+    return body.priority == "background" or (isinstance(body.priority, int) and body.priority > 0)
+
+
+def refuse_long(texts: Mapping[str, str], settings: Settings) -> None:
+    """Raises InvalidRequest for a text, by its field's path, that is longer than this server takes."""
+    most = settings.max_message_characters
+    for name, text in texts.items():
+        if len(text) > most:
+            raise InvalidRequest(f"`{name}` has {len(text)} characters; the limit is {most}.", param=name)
+
+
+def choices(request: ChatRequest, count: int) -> tuple[ChatRequest, ...]:
+    """The request once for each choice. With a seed, choice i is drawn by seed + i, so that they differ."""
+    seed = request.sampling.seed
+    if seed is None:
+        return (request,) * count
+    drawn = [request.sampling.model_copy(update={"seed": (seed + at) % SEEDS}) for at in range(count)]
+    return tuple(replace(request, sampling=one) for one in drawn)
