@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,15 +18,25 @@ from typing import Any
 
 import pytest
 
+from colab_llm_chat import launch
 from colab_llm_chat.chat import Chat
+from colab_llm_chat.colab.drive import DriveCopy, keep_on_drive
 from colab_llm_chat.colab.runtime import OVERRIDE
-from colab_llm_chat.errors import ColabError, LoadInterrupted, ModelNotFound, NgrokTokenMissing, UsageError
+from colab_llm_chat.errors import (
+    ColabError,
+    LoadInterrupted,
+    ModelNotFound,
+    NgrokTokenMissing,
+    NgrokTokenRefused,
+    UsageError,
+)
 from colab_llm_chat.form import NOT_IN_FORM
-from colab_llm_chat.launch import link, open_public
+from colab_llm_chat.launch import attend, link, open_public
+from colab_llm_chat.models.record import RECORD, ListedFile, ModelRecord
 from colab_llm_chat.notebook import BESIDE_THE_MODEL, Notebook, NotebookChat
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
-from tests.chat_services import ScriptedChat, serving
+from tests.chat_services import ScriptedChat, serving, wait_until
 from tests.google_colab import ColabStandIn, Scenario, forget_colab
 from tests.ngrok_agent import install_agent
 
@@ -61,6 +72,11 @@ def notebook(**form: Any) -> Notebook:
 def unload(app: ChatApp) -> None:
     assert isinstance(app.chat, NotebookChat)
     app.chat.unload()
+
+
+def worker_of(app: ChatApp) -> int | None:
+    assert isinstance(app.chat, NotebookChat)
+    return app.chat.engine.worker_pid
 
 
 def scripted(**settings: Any) -> ChatApp:
@@ -170,6 +186,73 @@ def test_an_app_of_another_model_is_refused() -> None:
         notebook.open_tunnel(app)
 
 
+def test_an_outdated_app_is_refused_before_anything_is_started() -> None:
+    built = notebook(TUNNEL="none")
+    app = built.build_app()
+    notebook(TUNNEL="none", SYSTEM_PROMPT="猫です。", notebook=built)
+    with pytest.raises(UsageError, match="changed"):
+        app.run(port=0)
+    assert worker_of(app) is None
+
+
+def test_an_app_of_a_model_that_was_replaced_does_not_load_it_again() -> None:
+    built = notebook(TUNNEL="none")
+    app = built.build_app()
+    notebook(TUNNEL="none", MAX_ROWS=3, notebook=built).build_app()
+    with pytest.raises(UsageError, match="changed"):
+        app.run(port=0)
+    assert worker_of(app) is None
+
+
+def test_a_refused_token_is_corrected_without_a_new_app_and_the_model_stays(
+    colab: ColabStandIn, tmp_path: Path
+) -> None:
+    colab.behave(Scenario(secrets={"NGROK_AUTHTOKEN": "not a token"}))
+    first = notebook(TUNNEL="ngrok")
+    first.read_secrets()
+    first.load()
+    app = first.build_app()
+    worker = worker_of(app)
+    with pytest.raises(NgrokTokenRefused):
+        app.run(port=0, on_ready=first.open_tunnel)
+    colab.behave(Scenario(secrets={"NGROK_AUTHTOKEN": TOKEN}))
+    first.read_secrets()
+    opened: list[int | None] = []
+
+    def on_ready(app: ChatApp) -> None:
+        first.open_tunnel(app)
+        opened.append(worker_of(app))
+        app.shutdown()
+
+    app.run(port=0, on_ready=on_ready)
+    assert (opened, worker_of(app)) == ([worker], None)
+
+
+def test_a_taken_port_leaves_the_model_loaded() -> None:
+    loading = notebook(TUNNEL="none")
+    loading.load()
+    app = loading.build_app()
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(UsageError) as caught:
+        app.run(port=other.getsockname()[1])
+    assert "FLASK_PORT" in caught.value._render_traceback_()[1]
+    assert worker_of(app) is not None
+    unload(app)
+
+
+def test_a_worker_that_replaces_another_is_noted_for_the_next_start_too(tmp_path: Path) -> None:
+    loading = notebook(TUNNEL="none")
+    loading.load()
+    app = loading.build_app()
+    first = worker_of(app)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: worker_of(app) not in (None, first))
+    second = worker_of(app)
+    notes = tmp_path / "cache" / "colab_llm_chat" / "processes"
+    wait_until(lambda: (notes / f"worker-{second}.json").exists())
+    unload(app)
+
+
 def test_an_interrupt_while_loading_closes_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     loading = notebook()
 
@@ -267,6 +350,33 @@ def test_what_is_to_happen_at_the_end_happens_once_and_before_the_pipeline_close
         with serving(app):
             app.on_stop(lambda: seen.append(chat.closed.is_set()))
     assert seen == [False, False]
+
+
+def test_a_copy_to_drive_that_begins_as_the_run_ends_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, model_dir = tmp_path / "local", tmp_path / "drive"
+    local.mkdir()
+    (local / "config.json").write_text("{}")
+    ModelRecord(None, "c1", {"config.json": ListedFile(2, "b1")}).write(local / RECORD)
+    settings = Settings(use_google_drive_cache=True, model_dir=str(model_dir))
+    stopped = threading.Event()
+    copies: list[DriveCopy | None] = []
+    chat = Chat(settings)
+    app = create_app(settings, chat)
+
+    def late(settings: Settings, _: str, *, closing: threading.Event) -> DriveCopy | None:
+        app.shutdown()
+        assert stopped.wait(60)
+        copies.append(keep_on_drive(settings, str(local), closing=closing))
+        return copies[0]
+
+    monkeypatch.setattr(launch, "keep_on_drive", late)
+    app.run(port=0, on_ready=lambda app: attend(app, chat, on_ok=lambda: None, on_failed=lambda _: app.shutdown()))
+    stopped.set()
+    wait_until(lambda: bool(copies))
+    assert copies[0] is not None
+    assert (copies[0].join(60), [*model_dir.rglob("*.json")]) == (True, [])
 
 
 def test_an_end_that_fails_still_closes_server_and_pipeline() -> None:
