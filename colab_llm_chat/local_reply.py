@@ -1,0 +1,205 @@
+"""One running reply of the local pipeline: prompt, generation, text, and every way in which it ends.
+
+Knows no HTTP and no model's files; what it needs of a loaded model comes as `Ready`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from .engine.client import EngineClient, Generation, Progress
+from .errors import ModelLoading
+from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Usage
+from .settings import Settings
+from .text.deltas import ReplyText
+from .text.prompts import Prompt, PromptEncoder
+from .text.sentences import SentenceCutter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Share of a deadline after which a reply ends at its next sentence, and seconds kept for the way back.
+SOFT_SHARE = 0.75
+DEADLINE_MARGIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A loaded model as a reply needs it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptEncoder
+    engine: EngineClient
+    context_length: int
+    eos_token_ids: list[int]
+
+
+class Source(Protocol):
+    """What a reply asks of the Chat that it belongs to."""
+
+    settings: Settings
+    changed: threading.Condition
+
+    def ready(self) -> Ready | None: ...
+    def forget(self, reply: LocalReply) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A reply that the engine works on."""
+
+    prompt: Prompt
+    generation: Generation
+    text: ReplyText
+
+
+class LocalReply:
+    """One running reply: iterate its deltas from one thread, cancel it from any."""
+
+    def __init__(self, chat: Source, request: ChatRequest) -> None:
+        self._chat = chat
+        self._request = request
+        self._began = time.monotonic()
+        self._cancelled = False
+        self._deadline = Deadline(self._began, request.deadline_ms)
+        self._begun: Begun | None = None
+        self._deltas = self._run()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    @property
+    def dropped_messages(self) -> int | None:
+        """How many of the oldest messages were left out; None while the prompt is not made yet."""
+        return None if self._begun is None else self._begun.prompt.dropped_messages
+
+    def cancel(self) -> None:
+        """End the reply: its row is freed within one engine step, a waiting reader is released."""
+        with self._chat.changed:
+            self._cancelled = True
+            begun = self._begun
+            self._chat.changed.notify_all()
+        if begun is not None:
+            begun.generation.cancel()
+        self._chat.forget(self)
+
+    def try_begin(self) -> bool:
+        """Encode the prompt and submit it, unless the model is still loading."""
+        ready = self._chat.ready()
+        if ready is None:
+            return False
+        prompt = ready.prompts.encode(self._request, context_length=ready.context_length)
+        request = self._request
+        wanted = request.rules.top_logprobs is not None
+        text = ReplyText(ready.tokenizer, prompt, ready.prompts.parser(request, prompt), logprobs=wanted)
+        generation = ready.engine.submit(
+            list(prompt.prompt_ids),
+            request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens}),
+            eos_token_ids=ready.eos_token_ids,
+            rules=request.rules.model_copy(update={"grammar": prompt.grammar}),
+            background=request.background,
+        )
+        with self._chat.changed:
+            self._begun = Begun(prompt, generation, text)
+        if self._cancelled:
+            generation.cancel()
+        return True
+
+    def _run(self) -> Iterator[Delta]:
+        try:
+            yield from self._wait_for_model()
+            if self._begun is not None:
+                yield from self._generate(self._begun)
+        finally:
+            self.cancel()
+
+    def _wait_for_model(self) -> Iterator[Delta]:
+        settings = self._chat.settings
+        until = self._began + settings.load_wait_seconds
+        silent_since = time.monotonic()
+        while self._begun is None and not self._cancelled and not self.try_begin():
+            left = min(until - time.monotonic(), self._deadline.left())
+            if left <= 0:
+                raise ModelLoading("The model is still loading.", retry_after=10)
+            with self._chat.changed:
+                # Asked again under the lock: what became true since `try_begin` wakes nobody any more.
+                if not self._cancelled and self._chat.ready() is None:
+                    self._chat.changed.wait(min(left, settings.ping_seconds))
+            # By the clock: news of the loading wakes this thread far more often.
+            if time.monotonic() - silent_since >= settings.ping_seconds:
+                silent_since = time.monotonic()
+                yield Delta()
+
+    def _generate(self, begun: Begun) -> Iterator[Delta]:
+        cutter = SentenceCutter()
+        while True:
+            silence = min(self._chat.settings.ping_seconds, self._deadline.left())
+            progress = None if self._deadline.over() else begun.generation.take(silence)
+            if progress is None and not self._deadline.over():
+                yield Delta()
+                continue
+            if progress is not None and progress.end == "cancelled":
+                return
+            if progress is not None and progress.error is not None:
+                raise progress.error
+            delta, reason = self._advance(progress, begun.text, cutter)
+            if reason is not None:
+                yield replace(delta, end=self._end(reason, begun))
+                return
+            if not delta.is_ping:
+                yield delta
+
+    def _advance(
+        self, progress: Progress | None, text: ReplyText, cutter: SentenceCutter
+    ) -> tuple[Delta, FinishReason | None]:
+        """What one progress brings, and why the reply ends with it if it does."""
+        if progress is None:
+            delta = text.flush(whole=True)
+            return replace(delta, text=cutter.feed(delta.text, soft=True) + cutter.cut()), "deadline"
+        soft = self._deadline.soft() and progress.end is None
+        delta = text.flush(whole=progress.end == "length") if progress.end else text.feed(progress)
+        delta = replace(delta, text=cutter.feed(delta.text, soft=soft))
+        if text.stopped:
+            return replace(delta, text=delta.text + cutter.flush()), "stop"
+        if progress.end is not None:
+            return delta, "length" if progress.end == "length" else "stop"
+        return delta, "deadline" if soft and cutter.at_sentence_end else None
+
+    def _end(self, reason: FinishReason, begun: Begun) -> ReplyEnd:
+        seconds = time.monotonic() - self._began
+        tokens = begun.text.tokens
+        usage = Usage(
+            prompt_tokens=len(begun.prompt.prompt_ids),
+            completion_tokens=tokens,
+            seconds=round(seconds, 3),
+            tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
+            reasoning_tokens=begun.text.reasoning_tokens,
+        )
+        called = reason == "stop" and begun.text.called
+        dropped = begun.prompt.dropped_messages
+        return ReplyEnd(finish_reason="tool_calls" if called else reason, usage=usage, dropped_messages=dropped)
+
+
+class Deadline:
+    """A time limit of `deadline_ms` from `began`: soft near its end, over a little before it."""
+
+    def __init__(self, began: float, deadline_ms: int | None) -> None:
+        span = float("inf") if deadline_ms is None else deadline_ms / 1000
+        self._soft = began + SOFT_SHARE * span
+        self._hard = began + max(span - DEADLINE_MARGIN, 0.5 * span)
+
+    def left(self) -> float:
+        return max(0.0, self._hard - time.monotonic())
+
+    def soft(self) -> bool:
+        return time.monotonic() >= self._soft
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._hard
