@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from .engine.sequence import Sequence, StepReport
 from .errors import ChatError
-from .settings import SamplingParams, Settings
+from .settings import SamplingParams, Settings, TokenRules
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -74,10 +74,16 @@ class Worker:
         if "cancel" in message:
             self._engine.cancel(message["cancel"])
             return
-        sampling = SamplingParams(**message["sampling"])
-        eos_token_ids = frozenset(message["eos_token_ids"])
+        sequence = Sequence(
+            message["submit"],
+            message["prompt_ids"],
+            SamplingParams(**message["sampling"]),
+            eos_token_ids=frozenset(message["eos_token_ids"]),
+            rules=TokenRules.model_validate_json(message["rules"]),
+            background=message["background"],
+        )
         try:
-            self._engine.submit(Sequence(message["submit"], message["prompt_ids"], sampling, eos_token_ids))
+            self._engine.submit(sequence)
         except ChatError as error:
             self._report(StepReport(failed=[(message["submit"], error)]))
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
-from ..errors import ChatError, EngineFailed
-from ..settings import SamplingParams, Settings
-from .sequence import EndReason
+from ..errors import ChatError, EngineFailed, InvalidRequest
+from ..settings import SamplingParams, Settings, TokenRules
+from .sequence import EndReason, Logprobs
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -40,9 +40,13 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What happened to one generation: new ids, then how it ended. `cancelled` is the caller's own doing."""
+    """What happened to one generation: new ids, then how it ended. `cancelled` is the caller's own doing.
+
+    `logprobs` has one entry for each of `token_ids` where the rules ask for them, else none.
+    """
 
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Logprobs, ...] = ()
     end: EndReason | Literal["cancelled"] | None = None
     error: ChatError | None = None
 
@@ -115,11 +119,29 @@ class EngineClient:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, prompt_ids: list[int], sampling: SamplingParams, *, eos_token_ids: list[int]) -> Generation:
-        """Start a generation. Raises EngineFailed while there is no engine to take it."""
+    def submit(
+        self,
+        prompt_ids: list[int],
+        sampling: SamplingParams,
+        *,
+        eos_token_ids: list[int],
+        rules: TokenRules = TokenRules(),  # noqa: B008 - frozen
+        background: bool = False,
+    ) -> Generation:
+        """Start a generation; one in the background runs while no other does.
+
+        Raises EngineFailed while there is no engine to take it, InvalidRequest for a bias on an id that it lacks.
+        """
         with self._lock:
             if self.status.state != "ok":
                 raise EngineFailed("The engine is not running.", retry_after=5)
+            strange = [one for one in rules.logit_bias if not 0 <= one < self.status.facts["vocab_size"]]
+            if strange:
+                raise InvalidRequest(
+                    f"logit_bias names token id {strange[0]}, but the model's ids end at "
+                    f"{self.status.facts['vocab_size'] - 1}.",
+                    param="logit_bias",
+                )
             generation = Generation(next(self._ids), self._cancel)
             self._live[generation.sequence_id] = generation
             self._ask(
@@ -128,6 +150,8 @@ class EngineClient:
                     "prompt_ids": prompt_ids,
                     "sampling": sampling.model_dump(),
                     "eos_token_ids": eos_token_ids,
+                    "rules": rules.model_dump_json(),
+                    "background": background,
                 }
             )
         return generation
@@ -235,9 +259,10 @@ class EngineClient:
 
     def _deliver(self, message: Message) -> None:
         with self._lock:
-            for sequence_id, token_id in message["step"]:
+            for sequence_id, token_id, *logprobs in message["step"]:
                 if sequence_id in self._live:
-                    self._live[sequence_id].put(Progress(token_ids=(token_id,)))
+                    told = tuple(Logprobs(logprob, tuple((one, p) for one, p in top)) for logprob, top in logprobs)
+                    self._live[sequence_id].put(Progress(token_ids=(token_id,), logprobs=told))
             for sequence_id, reason in message["ended"]:
                 if generation := self._live.pop(sequence_id, None):
                     generation.put(Progress(end=reason))

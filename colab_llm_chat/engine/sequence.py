@@ -7,12 +7,20 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ChatError
-from ..settings import SamplingParams
+from ..settings import SamplingParams, TokenRules
 
 if TYPE_CHECKING:
     import torch
 
 EndReason = Literal["stop", "length"]
+
+
+@dataclass(slots=True, frozen=True)
+class Logprobs:
+    """The natural logarithm of a token's probability, and the likeliest ids with theirs, the likeliest first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +31,8 @@ class Sequence:
     ids: list[int]
     sampling: SamplingParams
     eos_token_ids: frozenset[int] = frozenset()
+    rules: TokenRules = TokenRules()  # noqa: RUF009 - frozen
+    background: bool = False
     computed: int = 0
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
