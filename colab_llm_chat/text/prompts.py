@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from ..errors import ContextLengthExceeded
 from ..protocol.messages import ChatRequest, Message
 from . import transcript
-from .pieces import Unsplit
+from .conversation import tool_schema
+from .dialect import Dialect, offered
 from .reply import ReplyParser
-from .template import ChatTemplate
+from .template import ChatTemplate, Form, no_tool_messages, no_tools
 from .verbatim import TextEncoder
 from .window import LONGEST_TOKEN, characters, first_that_fits, newest, split_turns
 
@@ -59,6 +60,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._encoder = TextEncoder(tokenizer)
         self._template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+        self._dialect = Dialect(tokenizer, self._template.source if self._template else "")
         # Some vocabularies turn newlines into spaces; a stop string with one would never come.
         newlines = "\n" in str(tokenizer.decode(self._encoder.plain("a\nb")))
         self._transcript_stop = transcript.STOP if newlines else transcript.STOP_WITHOUT_NEWLINES
@@ -87,7 +89,7 @@ class PromptEncoder:
 
     def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser:
         """What splits this prompt's reply into answer, reasoning and tool calls."""
-        return ReplyParser(Unsplit(), stream_stop=(*request.stop, *prompt.stop))
+        return self._dialect.parser(request, prompt.text, form_stop=prompt.stop)
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
         _refuse_hopeless(request.messages[-1:], context_length)
@@ -101,6 +103,7 @@ class PromptEncoder:
         """The prompt with as few of the oldest turns dropped as leave room for the reply: what it may take, but no
         more than a quarter of the window.
         """
+        form = self._form(request)
         system, turns = split_turns(request.messages)
         last = 0 if request.truncation == "disabled" else len(turns) - 1
         _refuse_hopeless([*system, *chain(*turns[last:])], context_length)
@@ -111,17 +114,35 @@ class PromptEncoder:
         def count(at: int) -> int:
             # Marked only now: most of a long history is never kept.
             kept = [self._encoder.mark(message) for message in (*system, *chain(*turns[first + at :]))]
-            tried[at] = self._encoded(kept, request.continue_final)
+            tried[at] = self._encoded(kept, form)
             return len(tried[at][1])
 
         at = first_that_fits(turns[first : last + 1], limit, count)
         return *tried[at], sum(map(len, turns[: first + at]))
 
-    def _encoded(self, messages: Sequence[Message], continue_final: bool) -> tuple[str, list[int]]:
+    def _form(self, request: ChatRequest) -> Form:
+        """How the conversation is rendered. Raises where this model has no place for what the request brings."""
+        tools = offered(request)
+        form = Form(
+            continue_final=request.continue_final,
+            generation_prompt=request.generation_prompt,
+            tools=tuple(self._encoder.mark_json(tool_schema(tool)) for tool in tools),
+            kwargs=self._encoder.mark_json(dict(request.template_kwargs)),
+        )
+        if self._template is not None:
+            self._template.check(request.messages, form)
+            self._dialect.check(request)
+        elif tools:
+            raise no_tools()
+        elif any(message.role == "tool" or message.tool_calls for message in request.messages):
+            raise no_tool_messages()
+        return form
+
+    def _encoded(self, messages: Sequence[Message], form: Form) -> tuple[str, list[int]]:
         if self._template is None:
-            text = transcript.render(messages, continue_final=continue_final)
+            text = transcript.render(messages, continue_final=form.continue_final, label=form.generation_prompt)
             return self._encoder.unmark(text), self._opened(self._encoder.encode(text))
-        text = self._template.render(messages, continue_final=continue_final)
+        text = self._template.render(messages, form)
         return self._encoder.unmark(text), self._encoder.encode(text) or self._opened([])
 
     def _opened(self, ids: list[int]) -> list[int]:

@@ -49,9 +49,9 @@ def labels_for(messages: Sequence[Message]) -> Labels:
     return JAPANESE if any(_KANA_OR_KANJI.search(message.content) for message in messages) else ENGLISH
 
 
-def render(messages: Sequence[Message], *, continue_final: bool) -> str:
+def render(messages: Sequence[Message], *, continue_final: bool, label: bool = True) -> str:
     """The transcript up to where the model goes on: the assistant's label, without a space that would spoil its
-    first piece, or the end of the assistant's last message.
+    first piece, or the end of the assistant's last message. Without `label` it ends where the last message does.
     """
     labels = labels_for(messages)
     system = "\n\n".join(message.content.strip() for message in messages if message.role == "system")
@@ -62,7 +62,7 @@ def render(messages: Sequence[Message], *, continue_final: bool) -> str:
         return head + "\n".join(
             [*lines[:-1], f"{labels.assistant}: {_quoted(unfinished)}" if unfinished else _open(labels)]
         )
-    return head + "\n".join([*lines, _open(labels)])
+    return head + "\n".join([*lines, _open(labels)] if label else lines)
 
 
 def _open(labels: Labels) -> str:

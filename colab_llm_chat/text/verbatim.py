@@ -6,11 +6,14 @@ so that many threads may encode at once (a fast tokenizer's own switch for this 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import Message
+from ..protocol.messages import Message, ToolCall
+from .conversation import mark_value, parsed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,9 +41,33 @@ class TextEncoder:
     def mark(self, message: Message) -> Message:
         """The message with the names of control tokens between marks that `encode` understands."""
         control = self._special if message.role == "assistant" else self._control
-        content = _NONCHARACTERS.sub("", message.content)
-        marked = control.sub(lambda match: f"{_OPEN}{match[0]}{_CLOSE}", content)
-        return Message(message.role, marked) if marked != message.content else message
+        marked = replace(
+            message,
+            content=_marked(control, message.content),
+            tool_calls=tuple(map(self._mark_call, message.tool_calls)),
+            tool_call_id=None if message.tool_call_id is None else self.mark_text(message.tool_call_id),
+            name=None if message.name is None else self.mark_text(message.name),
+            reasoning=self.mark_text(message.reasoning),
+        )
+        return marked if marked != message else message
+
+    def mark_text(self, text: str) -> str:
+        return _marked(self._control, text)
+
+    def mark_json(self, value: Any) -> Any:
+        """A JSON value with every string in it marked."""
+        return mark_value(value, self.mark_text)
+
+    def _mark_call(self, call: ToolCall) -> ToolCall:
+        # Marked as values: JSON may write a control token's name with escapes that the template takes away.
+        value = parsed(call.arguments)
+        marked = self.mark_json(value)
+        arguments = self.mark_text(call.arguments) if isinstance(value, str) else json.dumps(marked, ensure_ascii=False)
+        return ToolCall(
+            call_id=self.mark_text(call.call_id),
+            name=self.mark_text(call.name),
+            arguments=call.arguments if marked == value else arguments,
+        )
 
     def unmark(self, text: str) -> str:
         """The text as the model sees it."""
@@ -83,6 +110,10 @@ class TextEncoder:
         full, bare = list(self._tokenizer.encode("a")), self.plain("a")
         starts = (at for at in range(len(full)) if full[at : at + len(bare)] == bare)
         return full[: next(starts, 0)] if bare else []
+
+
+def _marked(control: re.Pattern[str], text: str) -> str:
+    return control.sub(lambda match: f"{_OPEN}{match[0]}{_CLOSE}", _NONCHARACTERS.sub("", text))
 
 
 def _after_newline(encode: Encode, text: str) -> list[int]:

@@ -19,17 +19,22 @@ GUESSES = 4
 
 def characters(messages: Sequence[Message]) -> int:
     """How long the messages are, at least: what a template writes around each of them is a token or more."""
-    return sum(len(message.content) + LONGEST_TOKEN for message in messages)
+    return sum(len(message.content) + _beside(message) + LONGEST_TOKEN for message in messages)
+
+
+def _beside(message: Message) -> int:
+    """Reasoning is not counted: templates leave that of older turns out."""
+    return sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
 
 
 def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """System messages, and whole turns: a user's message with the replies to it."""
+    """System messages, and whole turns: a user's message with the replies to it, tool calls and their results too."""
     system = [message for message in messages if message.role == "system"]
     turns: list[list[Message]] = []
     for message in messages:
-        if message.role == "user" or (message.role == "assistant" and not turns):
+        if message.role == "user" or (message.role != "system" and not turns):
             turns.append([message])
-        elif message.role == "assistant":
+        elif message.role != "system":
             turns[-1].append(message)
     return system, turns or [[]]
 
