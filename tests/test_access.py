@@ -312,6 +312,33 @@ def test_a_preflight_needs_no_key() -> None:
     assert allowed == "Authorization, Content-Type, ngrok-skip-browser-warning"
 
 
+OPENAI_PATHS = ["/v1/chat/completions", "/v1/models/a/b", "/v1/nothing", "/chat/completions", "/models", "/models/a/b"]
+OPENAI_PATHS += ["/completions", "/responses", "/tokenize"]
+
+
+@pytest.mark.parametrize("path", OPENAI_PATHS)
+def test_with_a_key_any_page_may_call_the_openai_door_with_headers_of_its_clients(path: str) -> None:
+    asked = {"Origin": "https://other.example", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+    response = make_app(access_key=KEY).test_client().options(path, headers=asked)
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert {"Authorization", "*"} <= set(response.headers["Access-Control-Allow-Headers"].split(", "))
+    assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+@pytest.mark.parametrize("path", OPENAI_PATHS)
+def test_without_a_key_no_other_page_may_call_the_openai_door(path: str) -> None:
+    response = make_app().test_client().options(path, headers={"Origin": "https://other.example"})
+    assert response.status_code == 403
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/nothing", "/openapi.json"])
+def test_the_openai_door_needs_the_key(path: str) -> None:
+    client = make_app(access_key=KEY).test_client()
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers=bearer(KEY)).status_code in (200, 404)
+
+
 def test_the_page_and_the_session_have_no_cors() -> None:
     client = make_app(access_key=KEY).test_client()
     for path in ("/", "/session", "/health"):

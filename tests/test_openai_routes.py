@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from colab_llm_chat.errors import ChatError, ContextLengthExceeded, ModelLoading, OutOfMemory, QueueFull
 from colab_llm_chat.protocol.messages import Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
-from tests.chat_services import ScriptedChat
+from tests.chat_services import ScriptedChat, events_of
 
+USER = {"role": "user", "content": "hi"}
+ERROR_FIELDS = {"message", "type", "param", "code", "hint"}
 both_addresses = pytest.mark.parametrize("base", ["/v1", ""])
 
 
@@ -46,3 +49,86 @@ def test_a_folder_is_listed_by_its_own_name_only() -> None:
 def test_another_model_is_404(name: str) -> None:
     response = client_of().get(f"/v1/models/{name}")
     assert (response.status_code, response.get_json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("path", ["/embeddings", "/images/generations", "/audio/speech", "/moderations", "", "/"])
+def test_what_is_not_there_is_404_and_says_what_is(path: str) -> None:
+    response = client_of().post(f"/v1{path}", json={})
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], set(error)) == (404, "route_not_found", ERROR_FIELDS)
+    assert "/v1/chat/completions" in error["hint"]
+    assert "GET / is the page" not in error["hint"]
+
+
+@both_addresses
+def test_a_chat_completion_is_answered(base: str) -> None:
+    reply = client_of().post(f"{base}/chat/completions", json={"messages": [USER]}).get_json()
+    assert (reply["object"], reply["choices"][0]["message"]["content"]) == ("chat.completion", "Hello")
+
+
+def test_each_choice_is_a_request_of_its_own() -> None:
+    chat = ScriptedChat()
+    reply = client_of(chat).post("/v1/chat/completions", json={"messages": [USER], "n": 3, "seed": 1}).get_json()
+    assert [choice["message"]["content"] for choice in reply["choices"]] == ["Hello"] * 3
+    assert [request.sampling.seed for request in chat.requests] == [1, 2, 3]
+
+
+def test_a_stream_has_its_headers_and_ends_with_done() -> None:
+    response = client_of().post("/v1/chat/completions", json={"messages": [USER], "stream": True})
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-cache", "no")
+    events = events_of(response.get_data(as_text=True))
+    assert events[-1] == "[DONE]"
+    assert len(events) == 5
+
+
+def test_a_stream_that_breaks_ends_with_the_error_and_done() -> None:
+    chat = ScriptedChat(steps=["Hel", OutOfMemory("Too much.")])
+    response = client_of(chat).post("/v1/chat/completions", json={"messages": [USER], "stream": True})
+    *_, error, done = events_of(response.get_data(as_text=True))
+    assert (error, done) == ({"error": OutOfMemory("Too much.").to_dict()}, "[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "headers"),
+    [
+        (QueueFull("Full.", retry_after=5), 429, {"Retry-After": "5"}),
+        (ModelLoading("Loading.", retry_after=10), 503, {"Retry-After": "10"}),
+        (OutOfMemory("Too much."), 503, {"x-should-retry": "false"}),
+        (ContextLengthExceeded("9 of 8 tokens.", param="messages"), 400, {}),
+    ],
+)
+def test_a_refusal_has_its_status_and_headers(error: ChatError, status: int, headers: dict[str, str]) -> None:
+    for stream in (False, True):
+        body = {"messages": [USER], "stream": stream}
+        response = client_of(ScriptedChat(refuses_with=error)).post("/v1/chat/completions", json=body)
+        assert (response.status_code, response.get_json()) == (status, {"error": error.to_dict()})
+        assert {name: response.headers[name] for name in headers} == headers
+        assert response.headers["x-request-id"]
+
+
+@both_addresses
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        ({"data": b"{", "content_type": "application/json"}, 400, "invalid_request"),
+        ({"data": b"[]", "content_type": "application/json"}, 400, "invalid_request"),
+        ({"data": b"{}", "content_type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"data": b" " * 2000, "content_type": "application/json"}, 413, "body_too_large"),
+        ({"method": "GET"}, 405, "method_not_allowed"),
+        ({"method": "DELETE"}, 405, "method_not_allowed"),
+        ({"json": {"messages": [USER], "n": 1000}}, 400, "invalid_request"),
+    ],
+)
+def test_every_refusal_is_in_the_envelope(base: str, sent: dict[str, Any], status: int, code: str) -> None:
+    response = client_of(max_body_bytes=1024).open(f"{base}/chat/completions", **{"method": "POST", **sent})
+    [(name, error)] = response.get_json().items()
+    assert (response.status_code, name, error["code"], set(error)) == (status, "error", code, ERROR_FIELDS)
+
+
+@both_addresses
+def test_without_the_key_it_is_401_as_openai_says_it(base: str) -> None:
+    response = client_of(access_key="k").get(f"{base}/models")
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], error["type"]) == (401, "invalid_api_key", "authentication_error")
+    assert response.headers["WWW-Authenticate"] == "Bearer"

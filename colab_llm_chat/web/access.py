@@ -31,6 +31,11 @@ CORS_HEADERS = {
     "Access-Control-Expose-Headers": "x-request-id, x-dropped-messages, Retry-After",
     "Access-Control-Max-Age": "600",
 }
+# OpenAI's client for JavaScript sends a dozen headers of its own. `*` stands for all but Authorization.
+OPENAI_HEADERS = {
+    "Access-Control-Allow-Headers": CORS_HEADERS["Access-Control-Allow-Headers"] + ", *",
+    "Access-Control-Expose-Headers": CORS_HEADERS["Access-Control-Expose-Headers"] + ", x-should-retry",
+}
 # Names that no one else can point anywhere: they are resolved on the machine itself.
 LOCAL_NAMES = frozenset({"localhost", "host.docker.internal"})
 COLAB_PROXY = re.compile(r"[a-z0-9.-]+(-colab\.googleusercontent\.com|\.prod\.colab\.dev)")
@@ -120,7 +125,9 @@ class Access:
             )
 
     def cors_headers(self, path: str) -> dict[str, str]:
-        return CORS_HEADERS if self.required and _has_cors(path) else {}
+        if not self.required or not _has_cors(path):
+            return {}
+        return CORS_HEADERS if path == "/chat" else CORS_HEADERS | OPENAI_HEADERS
 
     def _has_bearer(self, request: Request) -> bool:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")

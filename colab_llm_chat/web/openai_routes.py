@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 
+from ..protocol.chat_chunks import ChatCompletion
+from ..protocol.chat_completions import parse_chat_completion
+from ..protocol.completion_chunks import CompletionReply
+from ..protocol.completions import echoes, parse_completion
 from ..protocol.model_names import model_entry, unknown_model
-from .render import json_response
+from ..protocol.responses import parse_responses
+from ..protocol.responses_events import ResponsesReply
+from .answering import answer
+from .render import json_body, json_response
 
 if TYPE_CHECKING:
     from .app import ChatApp
@@ -35,3 +42,22 @@ def model(name: str) -> Response:
     if name not in (loaded, entry["id"]):
         raise unknown_model(name)
     return json_response(entry)
+
+
+@openai_routes.post("/chat/completions")
+def chat_completions() -> Response:
+    asked = parse_chat_completion(json_body(request), _app().settings)
+    return answer(asked.choices, ChatCompletion(asked), streamed=asked.stream)
+
+
+@openai_routes.post("/completions")
+def completions() -> Response:
+    app = _app()
+    asked = parse_completion(json_body(request), app.settings)
+    return answer(asked.choices, CompletionReply(asked, echoes(asked, app.chat)), streamed=asked.stream)
+
+
+@openai_routes.post("/responses")
+def responses() -> Response:
+    asked = parse_responses(json_body(request), _app().settings)
+    return answer([asked.chat], ResponsesReply(asked.repeated, asked.model), streamed=asked.stream)

@@ -33,6 +33,11 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# For clients that ask for embeddings, images or speech.
+OPENAI_ROUTES = (
+    "There is POST /v1/chat/completions, /v1/completions, /v1/responses and /tokenize, and GET /v1/models; "
+    "GET /openapi.json describes them."
+)
 # Of an HTTPException's headers only those that its status demands; its content type is that of an HTML page.
 KEPT_HEADERS = frozenset({"allow", "content-range", "retry-after"})
 
@@ -101,10 +106,14 @@ def _error_response(error: ChatError, status: int, headers: dict[str, str]) -> R
     return response
 
 
+def _openai_hint(path: str) -> str | None:
+    return OPENAI_ROUTES if path == "/v1" or path.startswith("/v1/") else None
+
+
 def _translated(status: int) -> ChatError:
     match status:
         case 404:
-            return RouteNotFound("There is nothing at this address.")
+            return RouteNotFound("There is nothing at this address.", hint=_openai_hint(request.path))
         case 405:
             return MethodNotAllowed(f"{request.method} is not allowed here.")
         case 413:
