@@ -6,6 +6,7 @@ import ast
 import base64
 import contextlib
 import json
+import re
 import socket
 import socketserver
 import subprocess
@@ -30,6 +31,7 @@ from tests.tiny_models import save_tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
 
 SOURCE = Path(index.__file__)
+READMES = [(SOURCE.parent / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")]
 KEY = "opens-sesame-4711-鍵"
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -475,6 +477,35 @@ def test_the_handler_runs_on_the_standard_library_alone_and_on_the_apps_python()
     command = [sys.executable, "-I", "-S", "-c", code, str(SOURCE.parent)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "500"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_names_the_variables_that_are_read_and_quotes_what_is_said(readme: str) -> None:
+    source = SOURCE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", readme, re.MULTILINE)
+    read = set(re.findall(r'environment\.get\("(\w+)"', source))
+    assert {name.strip("`") for name, _ in rows if name.startswith("`CHAT_") and name.endswith("`")} == read
+    assert dict(rows)["`CHAT_TIMEOUT_SECONDS`"] == f"`{index.DEFAULT_TIMEOUT_SECONDS:g}`"
+    ours = ("CHAT_ENDPOINT of", "The chat server", "This function", "without JSON")
+    quoted = [text for text in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", readme) if text.startswith(ours)]
+    assert len(quoted) == 5
+    spoken = re.sub(r"\{problem\}", "is not set", source)
+    assert not [text for text in quoted if text.removesuffix(" came instead") not in spoken]
+
+
+def test_both_readmes_give_the_same_commands() -> None:
+    english, japanese = (
+        re.findall(r"^```sh\n(?:cd|cp|export|FUNC|CHAT|aws).*?^```", text, re.MULTILINE | re.DOTALL) for text in READMES
+    )
+    assert english == japanese
+    assert len(english) == 7
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readmes_test_event_works(serve: Callable[..., None], readme: str) -> None:
+    serve(ScriptedChat())
+    event = re.findall(r"^```json\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[0]
+    assert call(json.loads(event))[0] == 200
 
 
 @pytest.fixture(scope="module")
