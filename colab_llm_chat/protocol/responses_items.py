@@ -20,6 +20,13 @@ from .openai_messages import ROLES, Content
 # Parts of a thought, which only their names tell from other text.
 THOUGHT_PARTS = ("reasoning_text", "summary_text")
 
+NEEDED = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": (),
+}
+
 
 def _renamed_thoughts(value: object) -> object:
     if not isinstance(value, list):
@@ -33,10 +40,21 @@ def _renamed_thoughts(value: object) -> object:
 Joined = Annotated[Content, BeforeValidator(_renamed_thoughts)]
 
 
+def _by_type(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [
+        {
+            "properties": {"type": {"const": kind}},
+            # Without a type it is a message.
+            "required": [*(() if kind == "message" else ("type",)), *names],
+        }
+        for kind, names in NEEDED.items()
+    ]
+
+
 class InputItem(BaseModel):
     """One item of `input`. What is needed depends on `type`; one without is a message."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, json_schema_extra=_by_type)
 
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -49,13 +67,7 @@ class InputItem(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        needed = {
-            "message": ("role", "content"),
-            "function_call": ("call_id", "name", "arguments"),
-            "function_call_output": ("call_id", "output"),
-            "reasoning": (),
-        }
-        for name in needed[self.type]:
+        for name in NEEDED[self.type]:
             if getattr(self, name) is None:
                 raise fault(f"is a {self.type} without `{name}`")
         return self
