@@ -126,10 +126,12 @@ class Notebook:
             except KeyboardInterrupt:
                 chat.unload()
                 raise _interrupted() from None
+            finally:
+                # Below the line that tells how far it is.
+                print()
         if status.error is not None:
             chat.unload()
             raise ChatError.from_dict(status.error)
-        print()
         _say_ready(chat)
 
     def build_app(self) -> ChatApp:

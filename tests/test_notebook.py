@@ -279,23 +279,50 @@ def test_a_wrong_value_in_the_form_is_named_by_its_field(stopped: Kernel) -> Non
         ({"endpoint_error": "ERR_NGROK_334", "endpoint_text": "is already online"}, "ERR_NGROK_334"),
     ],
 )
-def test_a_refusal_of_ngrok_ends_the_cell_in_one_message_and_leaves_nothing_running(
+def test_a_refusal_of_ngrok_is_one_message_and_leaves_the_model_for_the_next_try(
     built: Kernel, place: Path, fault: dict[str, str], told: str
 ) -> None:
+    built.run("model")
+    worker = worker_of(built).pid
     install_agent(place, **fault)
     shown = built.fail("run")
     install_agent(place)
-    assert told in shown
-    assert (is_one_clear_message(shown), only_the_kernel(built)) == (True, True)
+    assert (told in shown, is_one_clear_message(shown), is_bilingual(shown)) == (True, True, True)
+    assert {process.pid for process in built.processes()} == {built.pid, worker}
+    opened_by(built)
+    assert worker_of(built).pid == worker
+    built.interrupt()
+    assert only_the_kernel(built)
 
 
 def test_a_taken_port_is_told_with_its_holder_and_a_free_one(built: Kernel) -> None:
-    port = built.form["FLASK_PORT"]
+    built.run("model")
+    port, worker = built.form["FLASK_PORT"], worker_of(built).pid
     with socket.create_server(("127.0.0.1", port)):
         shown = built.fail("run")
+        free = re.search(r"FLASK_PORT = (\d+) is free", shown)
+        assert free, shown
+        built.set_form(FLASK_PORT=int(free[1]))
+        built.run(*CELLS[1:-1])
+        assert opened_by(built).port > port
     assert f"process {os.getpid()}" in shown
-    free = int(re.search(r"port: (\d+) is free", shown)[1])
-    assert (free > port, is_one_clear_message(shown)) == (True, True)
+    assert (is_one_clear_message(shown), is_bilingual(shown), worker_of(built).pid) == (True, True, worker)
+
+
+def test_a_model_that_does_not_fit_names_the_fields_that_would(stopped: Kernel, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    shutil.copytree(DEMO, large)
+    header = json.dumps({"w": {"dtype": "F16", "shape": [2**39], "data_offsets": [0, 2**40]}}).encode()
+    (large / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    # A hole takes no room on the disk.
+    os.truncate(large / "model.safetensors", 8 + len(header) + 2**40)
+    stopped.set_form(MODEL_NAME=str(large))
+    stopped.run("settings")
+    shown = stopped.fail("model")
+    stopped.set_form(MODEL_NAME="catbot")
+    shown = shown.rpartition("\r")[2].partition("\n")[2]
+    assert ("GB free" in shown, 'QUANTIZATION = "4bit"' in shown, "MODEL_NAME" in shown) == (True, True, True)
+    assert (is_one_clear_message(shown), is_bilingual(shown), only_the_kernel(stopped)) == (True, True, True)
 
 
 def test_an_interrupt_while_the_model_loads_ends_the_worker_and_the_cell_can_be_run_again(stopped: Kernel) -> None:
@@ -314,21 +341,29 @@ def test_an_interrupt_while_the_model_loads_ends_the_worker_and_the_cell_can_be_
 def test_only_what_changed_is_loaded_again(stopped: Kernel) -> None:
     stopped.run("model")
     before = worker_of(stopped).pid
-    stopped.set_form(TEMPERATURE=0.1, FLASK_PORT=free_port())
+    stopped.set_form(MAX_NEW_TOKENS=2, FLASK_PORT=free_port())
     stopped.run("settings", "model", "app")
+    opened = opened_by(stopped)
+    with post(opened.url, "おはよう", key=opened.key) as answer:
+        assert json.load(answer)["usage"]["completion_tokens"] == 2
     same = worker_of(stopped).pid
+    stopped.interrupt()
+    stopped.set_form(MAX_NEW_TOKENS=512)
+    stopped.run("settings", "model")
+    loaded = worker_of(stopped).pid
     stopped.set(MAX_ROWS=3)
     stopped.run("settings", "model")
     after = worker_of(stopped).pid
-    assert before == same != after
+    assert (before == same, loaded != after) == (True, True)
 
 
 def test_an_app_of_other_settings_is_not_opened(built: Kernel) -> None:
     built.set_form(SYSTEM_PROMPT="猫です。")
     built.run("settings")
+    before = built.processes()
     shown = built.fail("run")
     assert "The settings have changed" in shown
-    assert (is_one_clear_message(shown), is_bilingual(shown), only_the_kernel(built)) == (True, True, True)
+    assert (is_one_clear_message(shown), is_bilingual(shown), built.processes()) == (True, True, before)
 
 
 @pytest.mark.parametrize("how", ["off", "refused"])
@@ -412,8 +447,20 @@ def test_without_a_checkout_the_first_cell_clones_it(tmp_path: Path) -> None:
     for words in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message", "Begin"]):
         subprocess.run(["git", *words], cwd=origin, check=True)
     runtime = environment(tmp_path, ColabStandIn(tmp_path / "site"), install_agent(tmp_path))
+    checkout = tmp_path / "content" / "colab-llm-chat"
+    checkout.parent.mkdir()
+    with kernel(runtime, mark=str(tmp_path), folder=checkout.parent, REPOSITORY_URL=origin.as_uri()) as fresh:
+        for before in ("nothing", "all", "half"):
+            if before == "half":
+                (checkout / "requirements.txt").unlink()
+            assert str(checkout) in fresh.run("install")
+        assert (checkout / "requirements.txt").exists()
+
+
+def test_an_address_that_cannot_be_cloned_is_named_without_a_traceback(tmp_path: Path) -> None:
+    runtime = environment(tmp_path, ColabStandIn(tmp_path / "site"), install_agent(tmp_path))
     (tmp_path / "content").mkdir()
-    with kernel(runtime, mark=str(tmp_path), folder=tmp_path / "content", REPOSITORY_URL=origin.as_uri()) as fresh:
-        shown = fresh.run("install")
-        assert str(tmp_path / "content" / "colab-llm-chat") in shown
-        assert str(tmp_path / "content" / "colab-llm-chat") in fresh.run("install")
+    with kernel(runtime, mark=str(tmp_path), folder=tmp_path / "content", REPOSITORY_URL=str(tmp_path / "no")) as fresh:
+        shown = fresh.fail("install")
+    assert ("does not exist" in shown, "correct REPOSITORY_URL" in shown, "を直し" in shown) == (True, True, True)
+    assert "Traceback" not in shown
