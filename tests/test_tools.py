@@ -28,7 +28,8 @@ TWO_CALLS = {
 MARKS = (
     "<tool_call>", "</tool_call>", "<function=weather>", "<parameter=city>", "</parameter>", "</function>", "{", "}",
     "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>",
-    "<|message|>",    "analysis", "final", " to=functions.clock", "<|end|>", "<|start|>", "<|call|>", W, C, '{"name": "weather"', '"', "[",
+    "<|message|>",    "analysis", "final", " to=functions.clock", "<|end|>", "<|start|>", "<|call|>", W, C,
+    '{"name": "weather"', '"', "[",
     "]", "name", ", ", "\n", "ただの文", "a", "; ", "\\", "weather",
 )  # fmt: skip
 replies = st.lists(st.one_of(st.sampled_from(MARKS), st.text(max_size=3)), max_size=14).map("".join)

@@ -23,11 +23,13 @@ class Dialect:
     """One tokenizer's; `template` is its chat template's text, "" where it has none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.templated = bool(template) and getattr(tokenizer, "response_template", None) is not None
         self.harmony = is_harmony(template) and not self.templated
-        self.thinking = None if self.harmony or self.templated else thinking(template)
-        self.calls: CallFormat | None = None if self.harmony or self.templated else call_format(template)
+        self.marks = None if self.harmony else thinking(template)
+        self.thinking = None if self.templated else self.marks
+        self.syntax: CallFormat | None = None if self.harmony else call_format(template)
+        self.calls = None if self.templated else self.syntax
 
     @property
     def is_plain(self) -> bool:
@@ -45,12 +47,12 @@ class Dialect:
 
     def opened(self, request: ChatRequest, prompt: str) -> bool:
         """Whether the prompt's end has begun the reasoning."""
-        if self.thinking is None:
+        if self.marks is None:
             return False
         if request.continue_final:
             text = request.messages[-1].content
-            return text.rfind(self.thinking.open) > text.rfind(self.thinking.close)
-        return prompt.rstrip().endswith(self.thinking.open)
+            return text.rfind(self.marks.open) > text.rfind(self.marks.close)
+        return prompt.rstrip().endswith(self.marks.open)
 
     def parser(self, request: ChatRequest, prompt: str, *, form_stop: tuple[str, ...]) -> ReplyParser:
         """For the reply to a prompt of that text; `form_stop` are the strings that the prompt's form needs."""
@@ -67,7 +69,7 @@ class Dialect:
 
     def _splitter(self, request: ChatRequest, prompt: str, tools: dict[str, Tool]) -> Splitter:
         if self.templated:
-            return Templated(self._tokenizer, tools, prompt)
+            return Templated(self.tokenizer, tools, prompt)
         if self.harmony:
             return Harmony(tools)
         opened = self.opened(request, prompt)
@@ -76,8 +78,8 @@ class Dialect:
 
     def _shown_ids(self, tools: bool) -> frozenset[int]:
         if self.templated:
-            kept = self._tokenizer.all_special_ids
-            return frozenset(kept) - {self._tokenizer.pad_token_id}
+            kept = self.tokenizer.all_special_ids
+            return frozenset(kept) - {self.tokenizer.pad_token_id}
         marks = list(HARMONY) if self.harmony else []
         if self.thinking is not None:
             marks += [self.thinking.open, self.thinking.close]
@@ -87,8 +89,17 @@ class Dialect:
 
     def special_id(self, mark: str) -> int | None:
         """The id of a mark that is a special token, which no decoding shows."""
-        found = [at for at, one in self._tokenizer.added_tokens_decoder.items() if one.content == mark and one.special]
-        return found[0] if found else None
+        found = self._added(mark)
+        return None if found is None or not found[1] else found[0]
+
+    def grammar_id(self, mark: str) -> int | None:
+        """The id of a mark that llguidance takes for a special token: those in angle brackets, too."""
+        found = self._added(mark)
+        return None if found is None or not (found[1] or (mark[0], mark[-1]) == ("<", ">")) else found[0]
+
+    def _added(self, mark: str) -> tuple[int, bool] | None:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return next(((at, bool(one.special)) for at, one in added if one.content == mark), None)
 
 
 def offered(request: ChatRequest) -> tuple[Tool, ...]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..protocol.messages import Tool
+from . import forced
 from .calls import Reader, bracket_calls, json_call, tagged_call
+from .forced import Grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +20,8 @@ class CallFormat:
 
     A call begins with one of `openings`; before anything is said also with one of `first_openings`, and after a call
     with one of `next_openings`, both ending in the call's own first letter. `bare`: openings that belong to the call.
+    `write` gives the grammar of a call behind its opening, `between` stands between two calls; with `around` the
+    opening comes only once, and these about all calls together.
     """
 
     name: str
@@ -27,6 +32,9 @@ class CallFormat:
     next_openings: tuple[str, ...] = ()
     bare: tuple[str, ...] = ()
     close: str = ""
+    write: Callable[[Grammar, Tool, bool], str]
+    between: str = "\n"
+    around: tuple[str, str] | None = None
 
     def begun_by(self, mark: str) -> str:
         """How much of an opening is the call's own."""
@@ -48,6 +56,7 @@ CALL_FORMATS = (
         name="tagged",
         found_by=("<function=", "<parameter="),
         read=tagged_call,
+        write=forced.tagged,
         openings=("<tool_call>", "<function="),
         bare=("<function=",),
         close="</tool_call>",
@@ -56,15 +65,34 @@ CALL_FORMATS = (
         name="hermes",
         found_by=("<tool_call>", '"name"', '"arguments"'),
         read=json_call,
+        write=forced.hermes,
         openings=("<tool_call>",),
         close="</tool_call>",
     ),
-    CallFormat(name="mistral", found_by=("[TOOL_CALLS]",), read=bracket_calls, openings=("[TOOL_CALLS]",)),
+    CallFormat(
+        name="mistral",
+        found_by=("[TOOL_CALLS]", "[ARGS]"),
+        read=bracket_calls,
+        write=forced.mistral,
+        openings=("[TOOL_CALLS]",),
+        between="",
+    ),
+    CallFormat(
+        name="mistral_array",
+        found_by=("[TOOL_CALLS]",),
+        read=bracket_calls,
+        write=forced.mistral_array,
+        openings=("[TOOL_CALLS]",),
+        between=", ",
+        around=("[", "]"),
+    ),
     CallFormat(
         name="llama",
         found_by=('"name"', '"parameters"'),
         read=json_call,
+        write=forced.llama,
         openings=("<|python_tag|>",),
+        between="; ",
         first_openings=("{",),
         next_openings=("{", "; {", ";{"),
         bare=("{", "; {", ";{"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ContextLengthExceeded
 from ..protocol.messages import ChatRequest, Message
 from . import transcript
+from .constraint import reply_grammar
 from .conversation import tool_schema
 from .dialect import Dialect, offered
 from .reply import ReplyParser
@@ -85,6 +86,7 @@ class PromptEncoder:
             dropped_messages=dropped,
             strip_leading=is_transcript and not carries_on,
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
+            grammar=reply_grammar(self._dialect, request, text),
         )
 
     def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser:
