@@ -43,16 +43,6 @@ class TokenizeBody(BaseModel):
     return_token_strs: bool | None = None
 
 
-class TokenizeReply(BaseModel):
-    """What comes back; `token_strs` only when asked for."""
-
-    count: int
-    max_model_len: int = Field(description="Tokens that the context window holds, the reply's included.")
-    tokens: list[int]
-    token_strs: list[str] | None = None
-    prompt: str = Field(description="The prompt as text.")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeRequest:
     """A parsed body: the request whose prompt is asked for, and whether each token's piece is, too."""
@@ -61,14 +51,14 @@ class TokenizeRequest:
     has_pieces: bool
 
     def reply(self, found: PromptTokens) -> dict[str, Any]:
-        reply = TokenizeReply(
-            count=len(found.prompt_ids),
-            max_model_len=found.context_length,
-            tokens=list(found.prompt_ids),
-            token_strs=list(found.pieces) if self.has_pieces else None,
-            prompt=found.text,
-        )
-        return reply.model_dump(exclude_none=True)
+        pieces = {"token_strs": list(found.pieces)} if self.has_pieces else {}
+        return {
+            "count": len(found.prompt_ids),
+            "max_model_len": found.context_length,
+            "tokens": list(found.prompt_ids),
+            **pieces,
+            "prompt": found.text,
+        }
 
 
 def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
