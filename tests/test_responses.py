@@ -283,6 +283,19 @@ def test_logprobs_come_with_the_text_and_not_with_thoughts() -> None:
     Response.model_validate(body)
 
 
+def token(text: str) -> TokenLogprob:
+    return TokenLogprob(text, text.encode(), -1.0)
+
+
+def test_the_marks_around_a_thought_are_not_among_the_texts_logprobs() -> None:
+    mark = Delta(logprobs=(token("</think>"), token("\n\n")))
+    steps: list[Any] = [Delta(reasoning="Hm."), mark, Delta("Hi", logprobs=(token("Hi"),)), Delta(" you")]
+    thought_and_text = Delta("Hi", reasoning="Hm.", logprobs=(token("Hm."), token("</think>"), token("Hi")))
+    for told in (steps, [thought_and_text]):
+        said = reply(ScriptedChat(steps=told), top_logprobs=0, include=["message.output_text.logprobs"])["output"][1]
+        assert [one["token"] for one in said["content"][0]["logprobs"]] == ["Hi"]
+
+
 def test_every_event_is_one_of_the_sdk_and_numbered() -> None:
     events = streamed(ScriptedChat(steps=list(CALLS)), tools=[WEATHER])
     for event in events:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .messages import Delta, ToolCallDelta
+from .messages import Delta, TokenLogprob, ToolCallDelta
 from .openai_reply import logprob_fields, new_id
 
 Fields = dict[str, Any]
@@ -140,7 +140,7 @@ class Output:
         self.items: list[_Item] = []
         self._current: tuple[object, ...] = ()
         # Of tokens whose text is still held back; whose it is shows when it comes.
-        self._early: list[Fields] = []
+        self._early: list[TokenLogprob] = []
 
     def feed(self, delta: Delta) -> list[Fields]:
         events = self._thought(delta.reasoning) if delta.reasoning else []
@@ -165,13 +165,15 @@ class Output:
         return [*opened, self.items[-1].grown(piece)]
 
     def _said(self, delta: Delta) -> list[Fields]:
-        if not delta.reasoning and not delta.tool_calls:
-            self._early += map(logprob_fields, delta.logprobs)
+        if delta.text or not (delta.reasoning or delta.tool_calls):
+            self._early += delta.logprobs
         if not delta.text:
             return []
         opened = self._turned(("message",), _Message(len(self.items)))
-        logprobs, self._early = self._early, []
         message = self.items[-1]
+        found = _of_text(self._early, delta.text) if opened else self._early
+        self._early = []
+        logprobs = [logprob_fields(token) for token in found]
         if isinstance(message, _Message):
             message.logprobs += logprobs
         return [*opened, message.grown(delta.text, logprobs=logprobs)]
@@ -189,3 +191,13 @@ class Output:
         opened = begun.opened()
         self.items.append(begun)
         return [*closed, *opened]
+
+
+def _of_text(tokens: list[TokenLogprob], text: str) -> list[TokenLogprob]:
+    """Without the tokens that came before the text: those of a thought, of its mark, of space that the form wants."""
+    wanted = text.encode()
+    for first in range(len(tokens)):
+        told = b"".join(token.data for token in tokens[first:])
+        if told.startswith(wanted) or wanted.startswith(told):
+            return tokens[first:]
+    return tokens
