@@ -110,6 +110,8 @@ class Settings(SamplingParams):
         None,
         # White space at the ends does not survive an HTTP header.
         pattern=r"^(\S(.*\S)?)?$",
+        # Whoever looks at the settings in a notebook saves what they see.
+        repr=False,
         description="Key that opens the server; made at start when reachable from outside, empty opens it to all.",
     )
     tunnel: Literal["none", "ngrok", "colab"] = Field(

@@ -31,7 +31,7 @@ from tests.test_notebook import (
 
 # What somebody runs who looks for a fault: every logger's every word, and tracebacks with the values of variables.
 TELL_ALL = "%xmode Verbose\nimport logging\nlogging.getLogger().setLevel(logging.DEBUG)\nlog_everything = True"
-SHOW_ALL = "import os\nprint(dict(os.environ), notebook.settings.ngrok_token, notebook.settings.hf_token, app)"
+SHOW_ALL = "import os\nprint(dict(os.environ), notebook.settings, app)"
 
 
 def model_of_the_demo() -> ModelOnHub:
