@@ -154,7 +154,7 @@ def test_there_are_examples_in_every_language_and_of_streams() -> None:
 
 def test_the_request_table_names_every_field() -> None:
     named = {field for row in table_under("Request") for field in row}
-    body = {field.alias or name for name, field in simple._Body.model_fields.items()}
+    body = {field.alias or name for name, field in simple.SimpleBody.model_fields.items()}
     assert named == body | set(SamplingParams.model_fields) | set(simple.UNSUPPORTED)
 
 

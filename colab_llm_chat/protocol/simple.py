@@ -36,18 +36,20 @@ def _identifier(value: object) -> object:
 Identifier = Annotated[Any, BeforeValidator(_identifier)]
 
 
-class _Turn(BaseModel):
+class SimpleTurn(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "user", "assistant"]
     content: Content
 
 
-class _Body(BaseModel):
+class SimpleBody(BaseModel):
+    """What POST /chat takes beside the fields of SamplingParams. Other keys are ignored."""
+
     model_config = ConfigDict(strict=True)
 
     message: Text | None = None
-    history: list[_Turn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
+    history: list[SimpleTurn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
     system: Text | None = None
     stream: bool | None = None
     stop: Stops = ()
@@ -78,7 +80,7 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
     """The bytes of POST /chat as a typed request; raises InvalidRequest or UnsupportedParameter."""
     fields = parse_object(body)
     _refuse_unsupported(fields)
-    parsed = validated(_Body, fields)
+    parsed = validated(SimpleBody, fields)
     _refuse_long(parsed, settings.max_message_characters)
     sampling = _sampling(fields, settings)
     turns = tuple(Message(turn.role, turn.content) for turn in parsed.history or ())
@@ -108,7 +110,7 @@ def _refuse_unsupported(fields: dict[str, Any]) -> None:
             raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
 
 
-def _refuse_long(parsed: _Body, most: int) -> None:
+def _refuse_long(parsed: SimpleBody, most: int) -> None:
     texts = {"message": parsed.message, "system": parsed.system}
     # The assistant's turns are this server's own replies, which must be able to come back however long they are.
     texts |= {
@@ -126,7 +128,7 @@ def _sampling(fields: dict[str, Any], settings: Settings) -> SamplingParams:
     return validated(SamplingParams, {**settings.sampling.model_dump(), **sent}) if sent else settings.sampling
 
 
-def _with_message(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+def _with_message(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
     text = parsed.message
     if text is None or not text.strip():
         problem = "is missing" if text is None else "is empty"
@@ -136,7 +138,7 @@ def _with_message(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Mess
     return (turns if turns[-1:] == (message,) else (*turns, message)), ""
 
 
-def _carried_on(parsed: _Body, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+def _carried_on(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
     if parsed.raw:
         raise InvalidRequest(
             "`continue` and `raw` exclude each other.", param="continue", hint="Send the whole text as `message`."

@@ -14,8 +14,10 @@ from ..protocol.chat_completions import parse_chat_completion
 from ..protocol.completion_chunks import CompletionReply
 from ..protocol.completions import echoes, parse_completion
 from ..protocol.model_names import model_entry, unknown_model
+from ..protocol.openapi import openapi
 from ..protocol.responses import parse_responses
 from ..protocol.responses_events import ResponsesReply
+from ..protocol.tokenize import parse_tokenize
 from .answering import answer
 from .render import json_body, json_response
 
@@ -61,3 +63,15 @@ def completions() -> Response:
 def responses() -> Response:
     asked = parse_responses(json_body(request), _app().settings)
     return answer([asked.chat], ResponsesReply(asked.repeated, asked.model), streamed=asked.stream)
+
+
+@openai_routes.get("/openapi.json")
+def document() -> Response:
+    return json_response(openapi())
+
+
+@openai_routes.post("/tokenize")
+def tokenize() -> Response:
+    """The prompt of a request in tokens, without a reply."""
+    asked = parse_tokenize(json_body(request), _app().settings)
+    return json_response(asked.reply(_app().chat.tokenize(asked.chat)))
