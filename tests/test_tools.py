@@ -55,6 +55,14 @@ def test_no_cut_changes_what_a_reply_says(family: str, reply: str, seed: int) ->
     assert parsed(family, *feeds).whole == parsed(family, reply).whole
 
 
+@pytest.mark.parametrize("family", ["hermes", "tagged", "llama", "mistral"])
+@many
+@given(reply=replies.filter(lambda reply: "THINK" not in reply and "think" not in reply))
+def test_a_reply_without_a_call_is_all_text(family: str, reply: str) -> None:
+    out = parsed(family, reply)
+    assert out.calls or (out.text, out.reasoning) == (reply, "")
+
+
 @pytest.mark.parametrize("family", TWO_CALLS)
 @given(text=st.text("abc １２。\n.,!?猫", min_size=1).map(lambda text: f"x{text}y"))
 def test_ordinary_text_comes_through_unchanged_and_is_not_held(family: str, text: str) -> None:

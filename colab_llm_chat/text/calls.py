@@ -1,7 +1,7 @@
 """Readers of one tool call each, letter by letter, in the syntaxes that model families use.
 
-A reader says the call as it comes and returns "", or says nothing and returns what it read, where that is no call of
-one of the tools. Knows no marks around calls.
+A reader says the call as it comes and returns None, or says nothing and returns what it read, where that is no call
+of one of the tools. Knows no marks around calls.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from ..protocol.messages import Tool
-from .splitting import Braces, Letters, loaded
+from .splitting import Braces, Letters, Steps, loaded
 
-Reader = Generator[None, str, str]
+Reader = Generator[None, str, str | None]
 Tools = Mapping[str, Tool]
 
 ARGUMENTS = ("arguments", "parameters")
@@ -40,11 +40,12 @@ def json_call(out: Letters, tools: Tools, close: str, begun: str = "") -> Reader
             if head and head[1] in tools:
                 out.began(head[1])
                 yield from _object(out)
-                return (yield from _tail(out, close))
+                yield from _tail(out, close)
+                return None
         if depth == 0 and raw.strip():
-            return "" if _whole(out, tools, raw) else raw
+            return None if _whole(out, tools, raw) else raw
         if close and raw.endswith(close):
-            return "" if _whole(out, tools, raw[: -len(close)]) else raw
+            return None if _whole(out, tools, raw[: -len(close)]) else raw
     return raw
 
 
@@ -72,14 +73,14 @@ def _object(out: Letters) -> Generator[None, str, bool]:
     return True
 
 
-def _tail(out: Letters, close: str) -> Reader:
+def _tail(out: Letters, close: str) -> Steps:
     """The rest of the object around the arguments, which some models forget to close."""
     braces, tail = Braces(), ""
     while letter := (yield):
         tail += letter
         if braces.step(letter) < 0 or (close and tail.endswith(close)):
-            return ""
-    return tail
+            return
+    out.say("text", tail)
 
 
 def _whole(out: Letters, tools: Tools, text: str) -> bool:
@@ -117,7 +118,7 @@ def bracket_calls(out: Letters, tools: Tools, close: str, begun: str = "") -> Re
                 return head
             out.began(name)
             yield from _object(out)
-            return ""
+            return None
         name = text.split("[")[0].rstrip()
         if (name and not _NAME.fullmatch(name)) or len(head) > LONGEST_HEAD:
             return head
@@ -126,21 +127,23 @@ def bracket_calls(out: Letters, tools: Tools, close: str, begun: str = "") -> Re
 
 def _array(out: Letters, tools: Tools, head: str) -> Reader:
     read = yield from json_call(out, tools, "")
-    if read:
+    if read is not None:
         return head + read
     between = ""
     while letter := (yield):
         between += letter
         if letter == "]":
-            return ""
+            return None
         if letter == ",":
             read = yield from json_call(out, tools, "")
-            if read:
-                return between + read
-            between = ""
-        elif not letter.isspace():
-            return between
-    return between
+            if read is None:
+                between = ""
+                continue
+            between += read
+        if not letter.isspace():
+            break
+    out.say("text", between)
+    return None
 
 
 def tagged_call(out: Letters, tools: Tools, close: str, begun: str = "") -> Reader:
@@ -161,15 +164,15 @@ def tagged_call(out: Letters, tools: Tools, close: str, begun: str = "") -> Read
     while True:
         key = yield from _up_to("<parameter=", "</function>")
         if key is None:
-            return ""
+            return None
         if key.endswith("</function>"):
             out.arguments("{}" if written == "{" else "}")
             out.ended()
-            return ""
+            return None
         key = yield from _up_to(">")
         value = yield from _up_to("</parameter>")
         if key is None or value is None:
-            return ""
+            return None
         kinds = properties.get(key[:-1].strip()) if isinstance(properties, dict) else None
         typed = _typed(value[: -len("</parameter>")], kinds)
         out.arguments(f"{written}{json.dumps(key[:-1].strip(), ensure_ascii=False)}: {typed}")

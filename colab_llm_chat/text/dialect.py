@@ -5,6 +5,7 @@ Knows the formats by their table only.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedParameter
@@ -78,8 +79,9 @@ class Dialect:
 
     def _shown_ids(self, tools: bool) -> frozenset[int]:
         if self.templated:
-            kept = self.tokenizer.all_special_ids
-            return frozenset(kept) - {self.tokenizer.pad_token_id}
+            written = json.dumps(self.tokenizer.response_template, ensure_ascii=False).replace("\\", "")
+            added = self.tokenizer.added_tokens_decoder.items()
+            return frozenset(at for at, one in added if one.special and one.content in written)
         marks = list(HARMONY) if self.harmony else []
         if self.thinking is not None:
             marks += [self.thinking.open, self.thinking.close]

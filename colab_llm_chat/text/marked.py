@@ -40,7 +40,7 @@ class Marked(Letters):
             elif self._calls is not None and mark != self._calls.close:
                 begun = self._calls.begun_by(mark)
                 read = yield from self._calls.read(self, self._tools, self._calls.close, begun)
-                if read:
+                if read is not None:
                     self.say("text", mark.removesuffix(begun) + read)
 
     def _think(self, thinking: Thinking) -> Steps:

@@ -108,7 +108,7 @@ class PromptEncoder:
         form = self._form(request)
         system, turns = split_turns(request.messages)
         last = 0 if request.truncation == "disabled" else len(turns) - 1
-        _refuse_hopeless([*system, *chain(*turns[last:])], context_length)
+        _refuse_hopeless([*system, *chain(*turns[last:])], context_length, beside=len(str(form.tools)))
         limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
         first = min(last, newest(turns, LONGEST_TOKEN * context_length - characters(system)))
         tried: dict[int, tuple[str, list[int]]] = {}
@@ -158,9 +158,10 @@ class PromptEncoder:
         return [next((token_id for token_id in start if token_id is not None), 0)]
 
 
-def _refuse_hopeless(messages: Sequence[Message], context_length: int) -> None:
+def _refuse_hopeless(messages: Sequence[Message], context_length: int, *, beside: int = 0) -> None:
     """Raises ContextLengthExceeded for what no window of that length could hold, without the time to encode it."""
-    total = sum(len(message.content) for message in messages)
+    total = beside + sum(len(message.content) for message in messages)
+    total += sum(len(call.arguments) for message in messages for call in message.tool_calls)
     if total > LONGEST_TOKEN * context_length:
         raise ContextLengthExceeded(
             f"The prompt's {total} characters are more than {context_length} tokens, but the context window holds "
