@@ -12,12 +12,16 @@ import os
 import sys
 import threading
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .engine.sequence import Sequence, StepReport
-from .errors import ChatError
+from .errors import ChatError, GenerationFailed
 from .settings import SamplingParams, Settings, TokenRules
+
+if TYPE_CHECKING:
+    from .engine.grammar import Grammars
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -30,6 +34,9 @@ class Worker:
     def __init__(self, inbox: SimpleQueue[Message], output: BinaryIO) -> None:
         self._inbox = inbox
         self._output = output
+        # Grammars are compiled beside the steps, which must wait for none.
+        self._aside = ThreadPoolExecutor(max_workers=1)
+        self._compiling: set[int] = set()
 
     def run(self) -> int:
         """Exit code: 1 when the model could not be loaded (the parent was told why)."""
@@ -56,9 +63,13 @@ class Worker:
         self._tell(0.7, "loading onto the hardware")
         # Only now: importing torch takes seconds, and the parent loads the tokenizer meanwhile.
         from .engine.choose import choose_runner
+        from .engine.grammar import Grammars
         from .engine.loop import Engine
-        from .models.load import load_model
+        from .models.load import load_model, load_tokenizer
 
+        # Now, and beside the weights: it holds the interpreter for a second, which later would hold up every reply.
+        tokenizer = load_tokenizer(files.folder, trust_remote_code=settings.trust_remote_code)
+        self._grammars: Future[Grammars] = self._aside.submit(Grammars, tokenizer)
         loaded = load_model(files.folder, settings=settings, on_progress=lambda f, d: self._tell(0.7 + 0.3 * f, d))
         context_length = min(settings.context_length or loaded.facts.context_length, loaded.facts.context_length)
         runner = choose_runner(loaded.model, context_length=context_length)
@@ -68,12 +79,19 @@ class Worker:
             context_length=context_length,
             beat=lambda: self._report(StepReport()),
         )
+        self._grammars.exception()
         self._send({"ready": {**loaded.facts.to_dict(), "context_length": context_length}})
 
     def _obey(self, message: Message) -> None:
         if "cancel" in message:
+            self._compiling.discard(message["cancel"])
             self._engine.cancel(message["cancel"])
-            return
+        elif "compiled" in message:
+            self._admit_compiled(message["compiled"], message["error"])
+        else:
+            self._submit(message)
+
+    def _submit(self, message: Message) -> None:
         sequence = Sequence(
             message["submit"],
             message["prompt_ids"],
@@ -82,14 +100,45 @@ class Worker:
             rules=TokenRules.model_validate_json(message["rules"]),
             background=message["background"],
         )
+        if sequence.rules.grammar is None:
+            self._admit(sequence)
+        else:
+            self._compiling.add(sequence.sequence_id)
+            self._aside.submit(self._compile, sequence, sequence.rules.grammar)
+
+    def _compile(self, sequence: Sequence, grammar: str) -> None:
+        """In the thread aside; the result comes back among the messages."""
+        # Whatever is raised besides: the request gets an answer.
+        error: ChatError | None = GenerationFailed("The grammar of this reply cannot be compiled.")
+        try:
+            sequence.matcher, error = self._grammars.result().matcher(grammar), None
+        except ChatError as caught:
+            error = caught
+        finally:
+            self._inbox.put({"compiled": sequence, "error": error})
+
+    def _admit_compiled(self, sequence: Sequence, error: ChatError | None) -> None:
+        if sequence.sequence_id not in self._compiling:
+            return
+        self._compiling.discard(sequence.sequence_id)
+        if error is None:
+            self._admit(sequence)
+        else:
+            self._report(StepReport(failed=[(sequence.sequence_id, error)]))
+
+    def _admit(self, sequence: Sequence) -> None:
         try:
             self._engine.submit(sequence)
         except ChatError as error:
-            self._report(StepReport(failed=[(message["submit"], error)]))
+            self._report(StepReport(failed=[(sequence.sequence_id, error)]))
 
     def _report(self, report: StepReport) -> None:
         errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
-        self._send({"step": report.tokens, "ended": report.ended, "errors": errors})
+        tokens = [
+            (one, token_id, told.logprob, told.top) if (told := report.logprobs.get(one)) else (one, token_id)
+            for one, token_id in report.tokens
+        ]
+        self._send({"step": tokens, "ended": report.ended, "errors": errors})
 
     def _tell(self, progress: float, detail: str) -> None:
         self._send({"loading": progress, "detail": detail})
@@ -108,7 +157,9 @@ def _read(inbox: SimpleQueue[Message]) -> None:
 
 def main() -> int:
     """Serve one parent. Standard output is the pipe, so whatever prints is sent to standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Of others only warnings: the Hub client's HTTP library tells every request, signed addresses included.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     # It warns of a cast once a layer and step.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Libraries print; one stray line on the pipe would be read as a message.

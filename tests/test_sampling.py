@@ -34,8 +34,12 @@ def allowed_by_transformers(logits: torch.Tensor, params: SamplingParams) -> set
 
 
 def drawn_ids(logits: torch.Tensor, params: SamplingParams, draws: int) -> list[int]:
-    row = Sequence(0, [1], params)
-    return [sample(logits, [row]).token_ids[0] for _ in range(draws)]
+    """Each as the next token of one row, whose prompt and reply say nothing of it."""
+    row, ids = Sequence(0, [1], params), []
+    for _ in range(draws):
+        ids.append(sample(logits, [row])[0].token_id)
+        row.append(ids[-1], context_length=10**9)
+    return ids
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -84,8 +88,8 @@ def test_top_p_that_reaches_beyond_the_candidates_is_exact(monkeypatch: pytest.M
 def test_a_row_draws_the_same_in_any_company(kinds: list[tuple[float, int, float]]) -> None:
     logits = logits_of(2, rows=len(kinds))
     params = [SamplingParams(temperature=t, top_k=k, top_p=p, seed=i) for i, (t, k, p) in enumerate(kinds)]
-    together = sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)]).token_ids
-    alone = [sample(logits[i : i + 1], [Sequence(i, [1], p)]).token_ids[0] for i, p in enumerate(params)]
+    together = [drawn.token_id for drawn in sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])]
+    alone = [sample(logits[i : i + 1], [Sequence(i, [1], p)])[0].token_id for i, p in enumerate(params)]
     assert together == alone
 
 
@@ -107,7 +111,7 @@ def test_a_row_with_numbers_that_are_not_finite_is_marked(bad: float) -> None:
     logits = logits_of(1, rows=3)
     logits[1, 4] = bad
     rows = [Sequence(i, [1], SamplingParams(seed=i)) for i in range(3)]
-    assert sample(logits, rows).finite == [True, False, True]
+    assert [drawn.finite for drawn in sample(logits, rows)] == [True, False, True]
 
 
 def test_logits_of_minus_infinity_are_never_drawn() -> None:
@@ -122,4 +126,4 @@ def test_repeated_runs_are_banned() -> None:
     assert row.banned_ids() == {3}
     logits = torch.zeros(1, VOCAB)
     logits[0, 3] = 100.0
-    assert sample(logits, [row]).token_ids != [3]
+    assert sample(logits, [row])[0].token_id != 3

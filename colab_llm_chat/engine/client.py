@@ -259,10 +259,10 @@ class EngineClient:
 
     def _deliver(self, message: Message) -> None:
         with self._lock:
-            for sequence_id, token_id, *logprobs in message["step"]:
+            for sequence_id, token_id, *told in message["step"]:
                 if sequence_id in self._live:
-                    told = tuple(Logprobs(logprob, tuple((one, p) for one, p in top)) for logprob, top in logprobs)
-                    self._live[sequence_id].put(Progress(token_ids=(token_id,), logprobs=told))
+                    logprobs = (Logprobs(told[0], tuple((one, p) for one, p in told[1])),) if told else ()
+                    self._live[sequence_id].put(Progress(token_ids=(token_id,), logprobs=logprobs))
             for sequence_id, reason in message["ended"]:
                 if generation := self._live.pop(sequence_id, None):
                     generation.put(Progress(end=reason))

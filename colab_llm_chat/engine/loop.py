@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ChatError, GenerationFailed, OutOfMemory
 from .runner import Runner
-from .sampling import Sampled, sample
+from .sampling import Drawn, sample
 from .scheduler import Scheduler
 from .sequence import Sequence, Step, StepReport
 
@@ -67,26 +67,29 @@ class Engine:
         self._take(step, drawn, report)
         return report
 
-    def _take(self, step: Step, drawn: Sampled, report: StepReport) -> None:
+    def _take(self, step: Step, drawn: list[Drawn], report: StepReport) -> None:
         sampled = step.sampled
         self._scheduler.advance(step)
-        for row, token_id, finite in zip(sampled, drawn.token_ids, drawn.finite, strict=True):
-            if not finite:
-                self._fail(row, GenerationFailed("The model computed numbers that are not finite."), report)
+        for row, one in zip(sampled, drawn, strict=True):
+            length = len(row.ids)
+            reason = row.append(one.token_id, context_length=self._context_length) if one.allowed else "stop"
+            if (fault := _fault(row, one)) is not None:
+                self._fail(row, fault, report)
                 continue
-            reason = row.append(token_id, context_length=self._context_length)
             # An end-of-text id is no part of the reply.
-            if reason != "stop":
-                report.tokens.append((row.sequence_id, token_id))
+            if len(row.ids) > length:
+                report.tokens.append((row.sequence_id, one.token_id))
+                if one.logprobs is not None:
+                    report.logprobs[row.sequence_id] = one.logprobs
             if reason is not None:
                 report.ended.append((row.sequence_id, reason))
                 self._drop(row)
 
-    def _attempt(self, step: Step) -> Sampled | Exception:
+    def _attempt(self, step: Step) -> list[Drawn] | Exception:
         """What a step draws, or what went wrong. Raises where the device itself is lost: only a new process helps."""
         try:
             logits = self._runner.forward(step)
-            return sample(logits, step.sampled) if step.sampled else Sampled([], [])
+            return sample(logits, step.sampled) if step.sampled else []
         except torch.AcceleratorError:
             raise
         except Exception as error:
@@ -94,22 +97,20 @@ class Engine:
             # Its frames hold tensors, which after running out of memory the next attempt needs.
             return error.with_traceback(None)
 
-    def _isolate(self, step: Step, report: StepReport) -> tuple[Step, Sampled]:
+    def _isolate(self, step: Step, report: StepReport) -> tuple[Step, list[Drawn]]:
         """Find the sequences at fault by running each alone; returns the step of those that are not."""
         results = []
         for single in step.split():
             results.append((single, self._attempt(single)))
             self._beat()
-        good = [(single, drawn) for single, drawn in results if isinstance(drawn, Sampled)]
+        good = [(single, drawn) for single, drawn in results if not isinstance(drawn, Exception)]
         # Only now: failing one moves another row into its slot.
         for single, cause in results:
             if isinstance(cause, Exception):
                 self._fail(single.rows[0] if single.chunk is None else single.chunk.sequence, _told(cause), report)
         rows = [single.rows[0] for single, _ in good if single.chunk is None]
         chunk = next((single.chunk for single, _ in good if single.chunk is not None), None)
-        token_ids = [token_id for _, drawn in good for token_id in drawn.token_ids]
-        finite = [value for _, drawn in good for value in drawn.finite]
-        return Step(rows, chunk), Sampled(token_ids, finite)
+        return Step(rows, chunk), [one for _, drawn in good for one in drawn]
 
     def _fail(self, sequence: Sequence, error: ChatError, report: StepReport) -> None:
         report.failed.append((sequence.sequence_id, error))
@@ -125,6 +126,17 @@ class Engine:
         if not self._scheduler.busy:
             self._runner.idle()
         return slot
+
+
+def _fault(row: Sequence, drawn: Drawn) -> GenerationFailed | None:
+    """Why a row cannot go on with what was drawn."""
+    if not drawn.finite:
+        return GenerationFailed("The model computed numbers that are not finite.")
+    if row.matcher is not None and row.matcher.is_error():
+        return GenerationFailed(f"The reply's grammar became too complex ({row.matcher.stop_reason()}).")
+    if not drawn.allowed and row.matcher is not None and not row.matcher.is_accepting():
+        return GenerationFailed("The reply's grammar allows none of the model's tokens here.")
+    return None
 
 
 def _told(error: Exception) -> ChatError:

@@ -1,7 +1,7 @@
-"""Logits to token ids: penalties, temperature, top-k, top-p, min-p and seeds, per row and vectorised.
+"""Logits to token ids and log-probabilities: temperature, top-k, top-p, min-p and seeds, per row and vectorised.
 
-The order follows transformers' `generate`: penalties, temperature, top-k, top-p, min-p. Each row draws one
-number a token from its own generator, so a seeded reply does not depend on who shares the batch.
+The order follows transformers' `generate`: penalties and rules (rules.py), temperature, top-k, top-p, min-p. Each
+row draws one number a token from its own generator, so a seeded reply does not depend on who shares the batch.
 """
 
 from __future__ import annotations
@@ -12,28 +12,33 @@ from dataclasses import dataclass
 import torch
 
 from ..settings import SamplingParams
-from .sequence import Sequence
+from .rules import ruled
+from .sequence import Logprobs, Sequence
 
 # Candidates kept by topk where only top-p bounds them: the mass it misses is sorted exactly.
 TOP_P_CANDIDATES = 1024
 # Dividing by less than this leaves the range of float32; the likeliest token has all the mass long before.
 COLDEST = 1e-5
+# What OpenAI tells of a token that could hardly come; JSON knows no infinity.
+LEAST_LOGPROB = -9999.0
 
 
 @dataclass(slots=True, frozen=True)
-class Sampled:
-    """One entry a row: the id drawn, and whether the row's logits were finite (else the id means nothing)."""
+class Drawn:
+    """The id drawn for a row. It means nothing where the row's logits were not finite, or no id was allowed."""
 
-    token_ids: list[int]
-    finite: list[bool]
+    token_id: int
+    finite: bool
+    allowed: bool
+    logprobs: Logprobs | None = None
 
 
 @torch.inference_mode()
-def sample(logits: torch.Tensor, rows: list[Sequence]) -> Sampled:
+def sample(logits: torch.Tensor, rows: list[Sequence]) -> list[Drawn]:
     """logits [rows, vocab] -> one id a row. One synchronisation with the device in all."""
     logits = logits.float()
     finite = torch.isfinite(logits.amax(-1))
-    logits = _penalised(logits, rows)
+    logits = ruled(logits, rows)
     token_ids = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= COLDEST]
     if drawn:
@@ -41,39 +46,36 @@ def sample(logits: torch.Tensor, rows: list[Sequence]) -> Sampled:
         whole = len(drawn) == len(rows)
         picked = _draw(logits if whole else logits[drawn], some)
         token_ids = picked if whole else token_ids.index_copy(0, torch.tensor(drawn, device=logits.device), picked)
-    # Rows with a penalty only: others keep no table of what they have seen.
-    for i, row in enumerate(rows):
-        if row.seen is not None:
-            row.seen[token_ids[i]] = True
-    both: list[list[int]] = torch.stack([token_ids, finite.to(token_ids.dtype)]).tolist()
-    return Sampled(token_ids=both[0], finite=[bool(value) for value in both[1]])
+    allowed = logits.gather(1, token_ids[:, None]).squeeze(1) > -torch.inf
+    asked = [i for i, row in enumerate(rows) if row.rules.top_logprobs is not None]
+    width = max((rows[i].rules.top_logprobs or 0 for i in asked), default=0)
+    told = _logprobs(logits[asked], token_ids[asked], min(width, logits.shape[-1])) if asked else logits[:0]
+    # Double precision holds every id: all of it goes to the host in one copy.
+    main = torch.stack([token_ids.double(), finite.double(), allowed.double()]).flatten()
+    packed = torch.cat([main, told.double().flatten()]).tolist()
+    n, each = len(rows), told.shape[-1]
+    logprobs = {i: packed[3 * n + at * each :][:each] for at, i in enumerate(asked)}
+    return [
+        Drawn(int(packed[i]), bool(packed[n + i]), bool(packed[2 * n + i]), _told(row, logprobs.get(i)))
+        for i, row in enumerate(rows)
+    ]
 
 
-def _penalised(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
-    """Repetition penalty (Keskar et al. 2019, CTRL, section 4.1) and banned n-grams."""
-    penalised = [i for i, row in enumerate(rows) if row.sampling.repetition_penalty != 1]
-    banned = [(i, token_id) for i, row in enumerate(rows) for token_id in row.banned_ids()]
-    if not penalised and not banned:
-        return logits
-    logits = logits.clone()
-    if penalised:
-        seen = torch.stack([_seen(rows[i], logits) for i in penalised])
-        penalty = _column(lambda s: s.repetition_penalty, [rows[i] for i in penalised], logits)
-        chosen = logits[penalised]
-        scaled = torch.where(chosen < 0, chosen * penalty, chosen / penalty)
-        logits[penalised] = torch.where(seen, scaled, chosen)
-    if banned:
-        where = torch.tensor(banned, device=logits.device).T
-        logits[where[0], where[1]] = torch.finfo(logits.dtype).min
-    return logits
+def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor, width: int) -> torch.Tensor:
+    """[rows, 1 + 2 * width]: log-probability of the drawn id, those of the likeliest ids, and these ids."""
+    total = logits.logsumexp(-1, keepdim=True)
+    values, ids = logits.topk(width, dim=-1)
+    drawn = logits.gather(1, token_ids[:, None])
+    return torch.cat([(drawn - total).double(), (values - total).double(), ids.double()], -1)
 
 
-def _seen(row: Sequence, logits: torch.Tensor) -> torch.Tensor:
-    """[vocab]: True for the ids of prompt and reply so far; kept up to date by `sample`."""
-    if row.seen is None:
-        row.seen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        row.seen[torch.tensor(row.ids, device=logits.device)] = True
-    return row.seen
+def _told(row: Sequence, packed: list[float] | None) -> Logprobs | None:
+    if packed is None:
+        return None
+    width = len(packed) // 2
+    wanted = list(zip(packed[1 + width :], packed[1 : 1 + width], strict=True))[: row.rules.top_logprobs]
+    top = tuple((int(token_id), value) for token_id, value in wanted if value > LEAST_LOGPROB)
+    return Logprobs(max(packed[0], LEAST_LOGPROB), top)
 
 
 def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
@@ -81,7 +83,7 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     vocab = logits.shape[-1]
     probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
     # Drawn on the host, one number a row: nothing that another row does can shift it.
-    uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device, dtype=torch.float64)
+    uniform = torch.tensor([[row.uniform] for row in rows], device=logits.device, dtype=torch.float64)
     bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
     if not bounded:
         return _pick_unsorted(probabilities, rows, uniform)

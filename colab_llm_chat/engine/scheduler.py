@@ -1,6 +1,7 @@
 """Who runs next: rows that generate, the one prompt that is read in chunks, and those that wait.
 
-Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. Knows no tensors.
+Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. Background sequences run while there
+are no others. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Slots(Protocol):
     """The part of a runner that the scheduler needs."""
 
     def move(self, source: int, target: int) -> None: ...
+    def forget(self, sequence: Sequence) -> None: ...
 
 
 class Scheduler:
@@ -29,6 +31,7 @@ class Scheduler:
     def __init__(self, slots: Slots, *, max_rows: int, chunk_size: int, whole_prompts: bool = False) -> None:
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
+        self.background: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
         self._prefill_slot = 0
         self._slots = slots
@@ -40,19 +43,30 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting or self.prefilling)
+        return bool(self.running or self.prefilling or self.waiting or self.background)
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self._queue(sequence).append(sequence)
+        if not sequence.background:
+            active = [*self.running, *([self.prefilling] if self.prefilling else [])]
+            # The latest first, so that the earliest comes to the queue's front.
+            for other in sorted(active, key=lambda one: -one.sequence_id):
+                if other.background:
+                    self.pause(other)
 
-    def sequences(self) -> list[Sequence]:
-        """All that are alive."""
-        return [*self.running, *([self.prefilling] if self.prefilling else []), *self.waiting]
+    def pause(self, sequence: Sequence) -> None:
+        """Take a sequence out of its slot; it is the next of its kind to be read again and go on."""
+        self.remove(sequence)
+        self._slots.forget(sequence)
+        sequence.rewind()
+        self._queue(sequence).appendleft(sequence)
 
     def schedule(self) -> Step:
         """The next step: a token for each running row, and a chunk when a prompt is at hand."""
-        if self.prefilling is None and self.waiting and len(self.running) < self._max_rows:
-            self.prefilling = self.waiting.popleft()
+        alone = all(row.background for row in self.running)
+        queue = self.waiting or (self.background if alone else None)
+        if self.prefilling is None and queue and len(self.running) < self._max_rows:
+            self.prefilling = queue.popleft()
             # Rows can only become fewer while a prompt is read, so this slot stays its own.
             self._prefill_slot = len(self.running)
         if self.prefilling is None:
@@ -87,9 +101,12 @@ class Scheduler:
                 self._slots.move(len(self.running), hole)
                 self.running[hole] = last
             return len(self.running)
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
+        if sequence in self._queue(sequence):
+            self._queue(sequence).remove(sequence)
         return None
+
+    def _queue(self, sequence: Sequence) -> deque[Sequence]:
+        return self.background if sequence.background else self.waiting
 
     def observe(self, step: Step, seconds: float) -> None:
         """Choose the chunk size from measured step times, so that reading a prompt disturbs little."""

@@ -11,6 +11,7 @@ from ..settings import SamplingParams, TokenRules
 
 if TYPE_CHECKING:
     import torch
+    from llguidance import LLMatcher
 
 EndReason = Literal["stop", "length"]
 
@@ -25,7 +26,10 @@ class Logprobs:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values."""
+    """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values.
+
+    `matcher` is where the reply stands in its grammar. `counts` and `bias` belong to the sampler.
+    """
 
     sequence_id: int
     ids: list[int]
@@ -34,14 +38,19 @@ class Sequence:
     rules: TokenRules = TokenRules()  # noqa: RUF009 - frozen
     background: bool = False
     computed: int = 0
+    matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
-    seen: torch.Tensor | None = None
+    uniform: float = field(init=False)
+    counts: dict[int, tuple[torch.Tensor, int]] = field(init=False, default_factory=dict)
+    bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.ids)
         self.random = Random(self.sampling.seed)
+        # One number a token, however often its step is computed.
+        self.uniform = self.random.random()
         for end in range(1, len(self.ids) + 1):
             self._remember_ngram(end)
 
@@ -49,12 +58,32 @@ class Sequence:
         """Take a sampled id; the reason when it was the last. An end-of-text id is not kept."""
         if token_id in self.eos_token_ids:
             return "stop"
+        complete = self.matcher is not None and (not self.matcher.consume_token(token_id) or self.matcher.is_stopped())
+        if complete and self.matcher is not None and self.matcher.stop_reason() == "EndOfSentence":
+            return "stop"
         self.ids.append(token_id)
+        self.uniform = self.random.random()
         self._remember_ngram(len(self.ids))
-        generated = len(self.ids) - self.prompt_length
-        if generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length:
+        if complete:
+            return "stop"
+        if self.generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length:
             return "length"
         return None
+
+    @property
+    def generated(self) -> int:
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def must_go_on(self) -> bool:
+        """True while the reply may not end by an end-of-text id."""
+        return self.rules.ignore_eos or self.generated < self.rules.min_tokens
+
+    def rewind(self) -> None:
+        """Hold nothing on the device any more: to go on, prompt and reply so far are read again."""
+        self.computed = 0
+        self.counts.clear()
+        self.bias = None
 
     def banned_ids(self) -> set[int]:
         """Ids that would repeat a run of `no_repeat_ngram_size` ids already there."""
@@ -107,8 +136,9 @@ class Step:
 
 @dataclass(slots=True)
 class StepReport:
-    """What one step brought: new ids, sequences that ended and why, sequences that failed and how."""
+    """What one step brought: new ids, `logprobs` of those that asked, who ended and why, who failed and how."""
 
     tokens: list[tuple[int, int]] = field(default_factory=list)
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
     ended: list[tuple[int, EndReason]] = field(default_factory=list)
     failed: list[tuple[int, ChatError]] = field(default_factory=list)
