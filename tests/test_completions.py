@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types import Completion
 
 from colab_llm_chat.errors import EngineFailed, InvalidRequest
 from colab_llm_chat.protocol.completions import CompletionRequest, parse_completion
@@ -141,6 +142,16 @@ def test_the_reply_has_the_fields_of_the_contract() -> None:
             "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
+
+
+def test_the_reply_and_its_chunks_are_completions_of_the_sdk() -> None:
+    chat = ScriptedChat(steps=[Delta("He", logprobs=TOKENS[:1]), Delta("猫!", logprobs=TOKENS[1:])])
+    whole = Completion.model_validate(reply(chat, logprobs=2))
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("He猫!", "stop")
+    for chunk in streamed(chat, logprobs=2)[:-2]:
+        # Only the last chunk has the reason for which the SDK has no null.
+        chunk["choices"][0]["finish_reason"] = "stop"
+        Completion.model_validate(chunk)
 
 
 @pytest.mark.parametrize(("reason", "told"), [("stop", "stop"), ("length", "length"), ("deadline", "length")])
