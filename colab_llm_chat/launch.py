@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
             on_failed=failure.append,
         )
 
-    orphans.end_orphans(WORKER)
+    orphans.end_orphans()
     app.run(on_ready=on_ready)
     if failure:
         raise failure[0]

@@ -19,7 +19,7 @@ from .colab.drive import settle_drive
 from .colab.runtime import has_gpu, in_colab, read_secret, show_in_frame
 from .errors import ChatError, LoadInterrupted, SecretMissing, SecretNotGranted, UsageError
 from .form import NOT_IN_FORM, form_name
-from .launch import WORKER, attend, described, follow, link, note_worker, open_public
+from .launch import attend, described, follow, link, note_worker, open_public
 from .protocol.messages import Status
 from .settings import DEMO_MODEL, SamplingParams, Settings
 from .web.app import ChatApp, create_app
@@ -116,7 +116,7 @@ class Notebook:
         """Load model and tokenizer; returns when the chat can answer. Raises LoadError, or LoadInterrupted."""
         if not self._drive_settled:
             self.mount_drive()
-        orphans.end_orphans(WORKER)
+        orphans.end_orphans()
         chat = self._fitting_chat()
         if in_colab() and not has_gpu():
             log.warning("%s", NO_GPU)
@@ -136,7 +136,7 @@ class Notebook:
 
     def build_app(self) -> ChatApp:
         """The Flask app over the loaded model, with its routes."""
-        orphans.end_orphans(WORKER)
+        orphans.end_orphans()
         chat = self._fitting_chat()
         app = create_app(self.settings, chat)
         chat.served_by = app.settings

@@ -7,6 +7,7 @@ import logging
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,15 +82,21 @@ def test_what_a_hard_killed_parent_left_is_ended(
 ) -> None:
     monkeypatch.setattr(orphans, "END_SECONDS", 0.3)
     orphan = leave_behind(source=source)
-    assert orphans.end_orphans("worker") == 1
+    assert orphans.end_orphans() == 1
     assert not lives(orphan)
     assert list(notes.iterdir()) == []
 
 
-def test_an_orphan_of_another_kind_is_left(leave_behind: LeaveBehind) -> None:
-    orphan = leave_behind()
-    assert orphans.end_orphans("ngrok") == 0
-    assert lives(orphan)
+def test_a_private_folder_goes_once_its_process_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = orphans.private_folder("ngrok")
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left = tmp_path / f"colab-llm-chat-ngrok-{ended.pid}-abc_1"
+    left.mkdir()
+    orphans.end_orphans()
+    assert (ours.exists(), left.exists()) == (True, False)
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o700
 
 
 def test_only_a_folder_of_our_own_making_is_removed(leave_behind: LeaveBehind, tmp_path: Path) -> None:
@@ -97,13 +104,13 @@ def test_only_a_folder_of_our_own_making_is_removed(leave_behind: LeaveBehind, t
     for folder in (ours, other):
         folder.mkdir()
         leave_behind(folder)
-    assert orphans.end_orphans("worker") == 2
+    assert orphans.end_orphans() == 2
     assert (ours.exists(), other.exists()) == (False, True)
 
 
 def test_the_child_of_a_living_parent_is_left(child: subprocess.Popen[bytes], notes: Path) -> None:
     orphans.remember(child.pid, "worker")
-    assert orphans.end_orphans("worker") == 0
+    assert orphans.end_orphans() == 0
     assert child.poll() is None
     assert len(list(notes.iterdir())) == 1
 
@@ -111,7 +118,7 @@ def test_the_child_of_a_living_parent_is_left(child: subprocess.Popen[bytes], no
 def test_a_number_used_again_by_another_process_is_left(child: subprocess.Popen[bytes], notes: Path) -> None:
     orphans.remember(child.pid, "worker")
     rewrite(notes, started=1.0, parent_started=1.0)
-    assert orphans.end_orphans("worker") == 0
+    assert orphans.end_orphans() == 0
     assert child.poll() is None
     assert list(notes.iterdir()) == []
 
@@ -119,7 +126,7 @@ def test_a_number_used_again_by_another_process_is_left(child: subprocess.Popen[
 def test_a_parent_s_number_used_again_does_not_hide_its_orphan(child: subprocess.Popen[bytes], notes: Path) -> None:
     orphans.remember(child.pid, "worker")
     rewrite(notes, parent_started=1.0)
-    assert orphans.end_orphans("worker") == 1
+    assert orphans.end_orphans() == 1
     assert child.wait() != 0
 
 
@@ -135,7 +142,7 @@ def test_a_forgotten_child_leaves_no_note(child: subprocess.Popen[bytes], notes:
 def test_a_note_that_cannot_be_read_is_dropped(notes: Path, text: str) -> None:
     notes.mkdir(parents=True)
     (notes / "worker-1.json").write_text(text)
-    assert orphans.end_orphans("worker") == 0
+    assert orphans.end_orphans() == 0
     assert list(notes.iterdir()) == []
 
 
@@ -146,7 +153,7 @@ def test_without_a_place_for_notes_there_is_a_warning(
     with caplog.at_level(logging.WARNING):
         orphans.remember(child.pid, "worker")
     assert "cannot be written" in caplog.text
-    assert orphans.end_orphans("worker") == 0
+    assert orphans.end_orphans() == 0
     orphans.forget(child.pid, "worker")
 
 
@@ -154,4 +161,4 @@ def test_a_process_that_is_gone_already_is_not_noted(notes: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     orphans.remember(ended.pid, "worker")
-    assert orphans.end_orphans("worker") == 0
+    assert orphans.end_orphans() == 0

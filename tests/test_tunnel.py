@@ -453,4 +453,4 @@ def test_the_agent_of_a_living_kernel_is_left_alone(agent: InstallAgent) -> None
         assert command_of(neighbour)
         kernel.communicate()
     wait_until(lambda: not command_of(neighbour))
-    orphans.end_orphans("ngrok")
+    orphans.end_orphans()

@@ -54,7 +54,7 @@ class Agent:
     def __init__(self, program: Path, ngrok_token: SecretStr) -> None:
         self._program = program
         self._token = ngrok_token
-        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        self._folder = orphans.private_folder(KIND)
         self._config = PyngrokConfig(
             ngrok_path=str(_launcher(self._folder, program)),
             config_path=str(_configuration(self._folder, ngrok_token)),
@@ -183,7 +183,7 @@ def end_agents() -> None:
         if config.config_path and Path(config.config_path).parent.name.startswith(FOLDER_PREFIX):
             _end_agent(config)
             orphans.forget(running.proc.pid, KIND)
-    orphans.end_orphans(KIND)
+    orphans.end_orphans()
 
 
 def _end_agent(config: PyngrokConfig) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ import psutil
 log = logging.getLogger("colab_llm_chat")
 
 FOLDER_PREFIX = "colab-llm-chat-"
+# Of the process that made a private folder.
+MADE_BY = re.compile(r"-(\d+)-[^-]+$")
 END_SECONDS = 3.0
 CHECK_SECONDS = 0.02
 # A start time is reckoned from the time of boot, which shifts when the clock is set right.
@@ -61,10 +65,15 @@ def forget(pid: int, kind: str) -> None:
     _remove(_notes_folder() / f"{kind}-{pid}.json")
 
 
-def end_orphans(kind: str) -> int:
-    """End the noted processes of this kind whose parent is gone; tells how many there were."""
+def private_folder(kind: str) -> Path:
+    """A new folder that only this user can read; what a hard kill leaves of it the next start removes."""
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{kind}-{os.getpid()}-"))
+
+
+def end_orphans() -> int:
+    """End the noted processes whose parent is gone, and remove private folders of such; tells how many were ended."""
     ended = 0
-    for path in sorted(_notes_folder().glob(f"{kind}-*.json")):
+    for path in sorted(_notes_folder().glob("*.json")):
         note = _read(path)
         if note is not None and _running(note.parent, note.parent_started):
             continue
@@ -73,7 +82,11 @@ def end_orphans(kind: str) -> int:
             _remove_folder(note.folder)
         _remove(path)
     if ended:
-        log.info("Ended %d %s process(es) that an earlier run left behind", ended, kind)
+        log.info("Ended %d process(es) that an earlier run left behind", ended)
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        made_by = MADE_BY.search(folder.name)
+        if made_by and not psutil.pid_exists(int(made_by[1])):
+            _remove_folder(str(folder))
     return ended
 
 
