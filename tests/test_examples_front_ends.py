@@ -246,3 +246,12 @@ def test_titles_and_the_like_are_answered_behind_people(app: ChatApp, chat: Scri
 def test_any_model_name_is_answered(app: ChatApp, name: str) -> None:
     """LibreChat's older form and its title default ask for OpenAI's names."""
     assert ask(app, "/v1/chat/completions", {"model": name, "messages": HELLO})[0] == 200
+
+
+def test_through_a_tunnel_the_same_key_opens_the_same_routes(app: ChatApp) -> None:
+    name = "abc.ngrok-free.app"
+    assert ask(app, "/v1/models", host=name)[0] == 403
+    app.access.add_public_host(f"https://{name}")
+    assert ask(app, "/v1/models", host=name)[0] == 200
+    assert ask(app, "/v1/chat/completions", OPEN_WEBUI_CHAT, host=name)[0] == 200
+    assert ask(app, "/v1/models", host=name, key="wrong")[0] == 401
