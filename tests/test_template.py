@@ -127,3 +127,23 @@ def test_ids_that_mistrals_template_refuses_are_shortened() -> None:
         '[TOOL_CALLS]weather[ARGS]{"city": "東京"}'
         in prompt_of(tokenizer_of("mistral"), with_tools(ASKED, CALLED, ANSWERED)).text
     )
+
+
+def test_parallel_calls_go_one_by_one_to_a_template_that_takes_no_more() -> None:
+    template = FAMILIES["llama"].replace(
+        "{% for m in messages %}",
+        "{% for m in messages %}{% if m.tool_calls | length > 1 %}{{ raise_exception('only one') }}{% endif %}",
+    )
+    more = ToolCall(call_id="call_2", name="clock", arguments="{}")
+    both = Message("assistant", "", tool_calls=(*CALLED.tool_calls, more))
+    text = prompt_of(
+        byte_level(template), with_tools(ASKED, both, ANSWERED, Message("tool", "12", tool_call_id="call_2"))
+    )
+    places = [text.text.index(part) for part in ('"東京"', "Sunny.", '{"name": "clock", "p', "12<")]
+    assert places == sorted(places)
+
+
+def test_reasoning_is_left_out_where_the_template_refuses_it() -> None:
+    template = "{% for m in messages %}{% if m.reasoning_content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    text = prompt_of(byte_level(template + HERMES), with_tools(ASKED, CALLED, ANSWERED)).text
+    assert ("Hm." in text, "東京" in text) == (False, True)

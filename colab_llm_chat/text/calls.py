@@ -55,7 +55,7 @@ def _may_be_call(raw: str) -> bool:
         # Past its beginning, which was looked at when it came; only a first letter can still be wrong.
         first = re.match(r'\s*\{\s*("\w*")', raw)
         return first is not None and first[1] in _FIRST_KEYS
-    return any(key.startswith(beginning[1] or "") for key in _FIRST_KEYS)
+    return len(raw) <= LONGEST_HEAD and any(key.startswith(beginning[1] or "") for key in _FIRST_KEYS)
 
 
 def _object(out: Letters) -> Generator[None, str, bool]:

@@ -79,6 +79,30 @@ def tool_names(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
+def single_calls(messages: Sequence[Message]) -> list[Message]:
+    """One call a message, each followed by its result: Llama 3's templates take no more."""
+    out: list[Message] = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        if len(message.tool_calls) < 2:
+            out.append(message)
+            continue
+        count = next((at for at, one in enumerate(rest) if one.role != "tool"), len(rest))
+        results, rest = rest[:count], rest[count:]
+        for at, call in enumerate(message.tool_calls):
+            first = message if at == 0 else Message("assistant", "")
+            out.append(replace(first, tool_calls=(call,)))
+            out += [one for one in results if one.tool_call_id == call.call_id]
+        known = {call.call_id for call in message.tool_calls}
+        out += [one for one in results if one.tool_call_id not in known]
+    return out
+
+
+def without_reasoning(messages: Sequence[Message]) -> list[Message]:
+    return [replace(message, reasoning="") for message in messages]
+
+
 def with_short_ids(messages: Sequence[Message]) -> list[Message]:
     """Call ids of nine letters or digits, which is what Mistral's templates insist on."""
     return [

@@ -14,7 +14,16 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from ..errors import BrokenModel, InvalidRequest, UnsupportedParameter
 from ..protocol.messages import Message, Tool
-from .conversation import alternating, as_dicts, system_into_user, tool_names, tool_schema, with_short_ids
+from .conversation import (
+    alternating,
+    as_dicts,
+    single_calls,
+    system_into_user,
+    tool_names,
+    tool_schema,
+    with_short_ids,
+    without_reasoning,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +131,9 @@ def _ways(chat: Sequence[Message]) -> Iterator[tuple[Sequence[Message], bool]]:
     ways: list[Callable[[Sequence[Message]], Sequence[Message]]] = [lambda one: one]
     calls = any(message.tool_calls or message.tool_call_id for message in chat)
     if calls:
-        ways.append(with_short_ids)
+        ways += [with_short_ids, single_calls]
+    if any(message.reasoning for message in chat):
+        ways += [without_reasoning]
     for turns in (list, alternating):
         for way in ways:
             for as_text in (False, True) if calls else (False,):
