@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from colab_llm_chat.chat import Chat
 from colab_llm_chat.errors import ChatError
 from colab_llm_chat.protocol.messages import (
     ChatRequest,
@@ -101,6 +102,16 @@ class ScriptedChat:
 
     def close(self) -> None:
         self.closed.set()
+
+
+class Lent:
+    """A pipeline that a server may use but not end."""
+
+    def __init__(self, chat: Chat) -> None:
+        self.stream, self.status, self.tokenize, self.start = chat.stream, chat.status, chat.tokenize, chat.start
+
+    def close(self) -> None:
+        """The next server goes on with it."""
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:

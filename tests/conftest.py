@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.served_model import ServedModel
 
 # Tiny models gain nothing from a second thread, and spinning threads slow each other down on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +25,12 @@ def same_log_level() -> Iterator[None]:
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    """One server for the tests of all clients; it starts with the first of them."""
+    from tests.served_model import serving_tiny
+
+    with serving_tiny(tmp_path_factory.mktemp("served") / "tiny-llama") as served:
+        yield served

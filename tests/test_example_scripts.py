@@ -14,7 +14,7 @@ import pytest
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
-from tests.chat_services import serving, wait_until
+from tests.chat_services import Lent, serving, wait_until
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "scripts"
 KEY = "opens-sesame-4711"
@@ -28,16 +28,6 @@ def chat() -> Iterator[Chat]:
     wait_until(lambda: chat.status().state == "ok")
     yield chat
     chat.close()
-
-
-class Lent:
-    """A pipeline that a server may use but not end."""
-
-    def __init__(self, chat: Chat) -> None:
-        self.stream, self.status, self.tokenize, self.start = chat.stream, chat.status, chat.tokenize, chat.start
-
-    def close(self) -> None:
-        """The next server goes on with it."""
 
 
 @pytest.fixture(scope="module")
