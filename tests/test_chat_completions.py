@@ -157,8 +157,11 @@ def test_a_tools_round_comes_back_whole() -> None:
     assert messages[2] == Message("tool", "rain", tool_call_id="call_1", name="weather")
 
 
-def test_a_message_of_the_old_function_role_is_a_tools() -> None:
-    assert said(USER, {"role": "function", "name": "f", "content": "1"})[1] == Message("tool", "1", name="f")
+def test_a_round_of_the_old_function_calls_is_one_of_tools() -> None:
+    asked = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    messages = said(USER, asked, {"role": "function", "name": "f", "content": "1"})
+    assert messages[1] == Message("assistant", "", tool_calls=(ToolCall(call_id="", name="f", arguments="{}"),))
+    assert messages[2] == Message("tool", "1", name="f")
 
 
 def test_arguments_sent_back_as_an_object_are_its_json() -> None:
@@ -250,6 +253,9 @@ def test_the_way_out_of_functions_is_tools() -> None:
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "a" * 100_001}]}, "messages.0.content"),
+        ({"messages": [{"role": "system", "content": " "}]}, "messages"),
+        ({"priority": "high"}, "priority"),
+        ({"priority": True}, "priority"),
         ({"n": 1000}, "n"),
         ({"n": 0}, "n"),
         ({"n": True}, "n"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 from flask.testing import FlaskClient
+from pydantic import BaseModel
 
 from colab_llm_chat.errors import ChatError, ContextLengthExceeded, ModelLoading, OutOfMemory, QueueFull
-from colab_llm_chat.protocol.messages import Status
+from colab_llm_chat.protocol.messages import Delta, Status, ToolCallDelta
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
-from tests.chat_services import ScriptedChat, events_of
+from tests.chat_services import ScriptedChat, events_of, reply_end, serving
 
 USER = {"role": "user", "content": "hi"}
 ERROR_FIELDS = {"message", "type", "param", "code", "hint"}
@@ -132,3 +134,62 @@ def test_without_the_key_it_is_401_as_openai_says_it(base: str) -> None:
     error = response.get_json()["error"]
     assert (response.status_code, error["code"], error["type"]) == (401, "invalid_api_key", "authentication_error")
     assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+class Cat(BaseModel):
+    """What the client's helpers parse replies into."""
+
+    name: str
+
+
+def sdk(port: int | None, base: str = "/v1", key: str = "k") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}{base}", api_key=key)
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    return {"model": "gpt-x", "messages": [USER], **fields}
+
+
+@pytest.mark.parametrize("base", ["/v1", "/v1/", ""])
+def test_openais_client_lists_and_parses_by_any_base_url(base: str) -> None:
+    chat = ScriptedChat(steps=['{"name":', ' "Tama"}'])
+    with serving(create_app(Settings(access_key="k"), chat)) as app, sdk(app.bound_port, base) as client:
+        assert [model.id for model in client.models.list()] == ["catbot"]
+        reply = client.chat.completions.parse(**asked(response_format=Cat))
+    assert reply.choices[0].message.parsed == Cat(name="Tama")
+    assert (chat.requests[0].json_schema or {})["properties"]["name"]["type"] == "string"
+
+
+def test_openais_client_puts_a_streamed_tool_call_together() -> None:
+    begun = Delta(tool_calls=(ToolCallDelta(0, call_id="call_1", name="Cat"),))
+    steps = [Delta(reasoning="Hm."), begun, Delta(tool_calls=(ToolCallDelta(0, '{"name": "Tama"}'),))]
+    chat = ScriptedChat(steps=[*steps], end=reply_end("tool_calls"))
+    fields = asked(tools=[openai.pydantic_function_tool(Cat)], stream_options={"include_usage": True})
+    with (
+        serving(create_app(Settings(), chat)) as app,
+        sdk(app.bound_port) as client,
+        client.chat.completions.stream(**fields) as stream,
+    ):
+        reply = stream.get_final_completion()
+    [call] = reply.choices[0].message.tool_calls or []
+    assert (call.id, call.function.parsed_arguments) == ("call_1", Cat(name="Tama"))
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 10
+
+
+def test_openais_client_raises_its_own_errors() -> None:
+    chat = ScriptedChat(refuses_with=QueueFull("Full.", retry_after=5))
+    with serving(create_app(Settings(access_key="k"), chat)) as app:
+        with sdk(app.bound_port, key="wrong") as client, pytest.raises(openai.AuthenticationError) as refused:
+            client.models.list()
+        with sdk(app.bound_port).with_options(max_retries=0) as client, pytest.raises(openai.RateLimitError) as full:
+            client.chat.completions.create(**asked())
+    assert (refused.value.code, full.value.code) == ("invalid_api_key", "rate_limit_exceeded")
+
+
+def test_openais_client_raises_what_breaks_a_stream() -> None:
+    chat = ScriptedChat(steps=["Hel", OutOfMemory("Too much.")])
+    with serving(create_app(Settings(), chat)) as app, sdk(app.bound_port) as client:
+        chunks = client.chat.completions.create(**asked(stream=True))
+        with pytest.raises(openai.APIError, match="Too much"):
+            list(chunks)

@@ -55,6 +55,7 @@ MAX_BIASES = 1_024
 MOST_BIAS = 100
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 SEEDS = 2**63
+PRIORITIES = ["interactive", "background"]
 
 
 def _biases(value: object) -> object:
@@ -87,6 +88,13 @@ def _seed(value: object) -> object:
     return value % SEEDS if type(value) is int and -SEEDS <= value < 0 else value
 
 
+def _is_background(value: object) -> object:
+    # Other servers have numbers here, of which 0 is usual and a higher one waits longer.
+    if value is None or value in PRIORITIES or type(value) is int:
+        return value == "background" or (isinstance(value, int) and value > 0)
+    raise fault('must be "interactive", "background" or an integer')
+
+
 Biases = Annotated[
     dict[int, float],
     BeforeValidator(_biases),
@@ -98,6 +106,12 @@ Biases = Annotated[
             "maxProperties": MAX_BIASES,
         }
     ),
+]
+
+Priority = Annotated[
+    bool | None,
+    BeforeValidator(_is_background),
+    WithJsonSchema({"anyOf": [{"enum": PRIORITIES}, {"type": "integer"}, {"type": "null"}]}),
 ]
 
 
@@ -125,9 +139,7 @@ class SampledBody(BaseModel):
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="What to do with a conversation too long for the model: leave out the oldest, or refuse."
     )
-    priority: int | Literal["interactive", "background"] | None = Field(
-        None, description="`background`, or a number above 0: nobody waits for this reply."
-    )
+    priority: Priority = Field(None, description="`background`, or a number above 0: nobody waits for this reply.")
 
 
 Body = TypeVar("Body", bound=SampledBody)
@@ -167,7 +179,7 @@ def token_rules(body: SampledBody, *, top_logprobs: int | None) -> TokenRules:
 
 def asks_background(body: SampledBody) -> bool:
     """Whether the body says that nobody waits for its reply."""
-    return body.priority == "background" or (isinstance(body.priority, int) and body.priority > 0)
+    return bool(body.priority)
 
 
 def refuse_long(texts: Mapping[str, str], settings: Settings) -> None:

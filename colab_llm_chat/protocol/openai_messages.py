@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails
 
 from ..errors import InvalidRequest
@@ -90,6 +90,7 @@ class ChatMessage(BaseModel):
     content: Content = None
     name: Text | None = None
     tool_calls: list[CalledTool] | None = None
+    function_call: CalledFunction | None = Field(None, description="What tool_calls was in older conversations.")
     tool_call_id: Text | None = None
     refusal: Text | None = None
     reasoning_content: Text | None = None
@@ -107,7 +108,10 @@ def conversation(sent: Sequence[ChatMessage], settings: Settings) -> tuple[Messa
     told = [message.content for message in messages if message.role == "system"]
     system = "\n\n".join(told) if told else settings.system
     others = tuple(message for message in messages if message.role != "system")
-    return (Message("system", system), *others) if system and system.strip() else others
+    whole = (Message("system", system), *others) if system and system.strip() else others
+    if not whole:
+        raise InvalidRequest("`messages` has nothing to answer.", param="messages", hint="Send what the user says.")
+    return whole
 
 
 def _refuse_long(messages: Sequence[Message], most: int) -> None:
@@ -123,7 +127,7 @@ def _message(at: int, sent: ChatMessage, called: dict[str, str]) -> Message:
     if sent.role == "user" and sent.content is None:
         raise InvalidRequest(f"`messages.{at}.content` is missing.", param=f"messages.{at}.content")
     calls = tuple(_calls(sent))
-    called.update((call.call_id, call.name) for call in calls)
+    called.update((call.call_id, call.name) for call in calls if call.call_id)
     reasoning = sent.reasoning_content or (sent.reasoning if isinstance(sent.reasoning, str) else "")
     return Message(
         role=ROLES[sent.role],
@@ -136,5 +140,9 @@ def _message(at: int, sent: ChatMessage, called: dict[str, str]) -> Message:
 
 
 def _calls(sent: ChatMessage) -> Iterator[ToolCall]:
-    for call in (sent.tool_calls or ()) if sent.role == "assistant" else ():
+    if sent.role != "assistant":
+        return
+    for call in sent.tool_calls or ():
         yield ToolCall(call_id=call.id or "", name=call.function.name, arguments=call.function.arguments)
+    if sent.function_call is not None:
+        yield ToolCall(call_id="", name=sent.function_call.name, arguments=sent.function_call.arguments)
