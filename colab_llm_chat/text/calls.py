@@ -25,7 +25,7 @@ _NAME = re.compile(r"[\w.-]{1,64}")
 LONGEST_HEAD = 256
 
 
-def json_call(out: Letters, tools: Tools, close: str, begun: str = "") -> Reader:
+def json_call(out: Letters, tools: Tools, close: str, *, begun: str = "") -> Reader:
     """`{"name": …, "arguments": {…}}`, told while it comes if in that order, else when it is whole."""
     raw, braces = begun, Braces()
     for letter in begun:
@@ -104,7 +104,7 @@ def whole_call(out: Letters, name: str, arguments: Any) -> bool:
     return True
 
 
-def bracket_calls(out: Letters, tools: Tools, close: str, begun: str = "") -> Reader:
+def bracket_calls(out: Letters, tools: Tools, close: str, *, begun: str = "") -> Reader:
     """Mistral's: `[{"name": …, "arguments": …}, …]`, or `name[ARGS]{…}` in newer models."""
     head = ""
     while letter := (yield):
@@ -146,7 +146,7 @@ def _array(out: Letters, tools: Tools, head: str) -> Reader:
     return None
 
 
-def tagged_call(out: Letters, tools: Tools, close: str, begun: str = "") -> Reader:
+def tagged_call(out: Letters, tools: Tools, close: str, *, begun: str = "") -> Reader:
     """Qwen3-Coder's: `<function=NAME>`, `<parameter=KEY>` each told when it is whole, `</function>`."""
     head = begun
     while not head.lstrip().startswith("<function=") or not head.endswith(">"):

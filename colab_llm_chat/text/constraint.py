@@ -15,29 +15,29 @@ from .grammar import check_grammar, check_tokenizer, json_grammar
 
 def reply_grammar(dialect: Dialect, request: ChatRequest, prompt: str) -> str | None:
     """None where the reply is free. Raises UnsupportedParameter where a call cannot be forced."""
-    use = request.tool_use if offered(request) else None
+    use = request.tool_use if offered(request) and not request.raw else None
     forces = use is not None and use.choice in ("required", "named")
     strict = use is not None and any(tool.strict for tool in use.tools)
-    if request.raw or (request.json_schema is None and not forces and not strict):
+    if request.json_schema is None and not forces and not strict:
         return None
     param = "tools" if request.json_schema is None else "response_format"
     check_tokenizer(dialect.tokenizer, param=param)
     alone = None if request.json_schema is None else json_grammar(request.json_schema)
-    if alone is not None and use is None and dialect.marks is None and not dialect.harmony:
+    if alone is not None and (request.raw or (use is None and dialect.marks is None and not dialect.harmony)):
         return alone
     grammar = Grammar(dialect.grammar_id)
     if dialect.harmony:
         text = _harmony(grammar, request, use if forces or strict or alone else None)
     else:
-        answers = _answers(grammar, dialect, request, use)
+        answers = _answers(grammar, dialect, request, use=use)
         if not answers:
             return None
-        text = grammar.finished(f"{_thought(grammar, dialect, request, prompt)} {one_of(answers)}")
+        text = grammar.finished(f"{_thought(grammar, dialect, request, prompt=prompt)} {one_of(answers)}")
     check_grammar(text, param=param)
     return text
 
 
-def _answers(grammar: Grammar, dialect: Dialect, request: ChatRequest, use: ToolUse | None) -> list[str]:
+def _answers(grammar: Grammar, dialect: Dialect, request: ChatRequest, *, use: ToolUse | None) -> list[str]:
     """What the reply may be; nothing where it may be anything."""
     if use is not None and use.choice in ("required", "named"):
         return [grammar.rule(_calls(grammar, dialect, use))]
@@ -48,7 +48,7 @@ def _answers(grammar: Grammar, dialect: Dialect, request: ChatRequest, use: Tool
     return [*answers, grammar.rule(_calls(grammar, dialect, use))] if use is not None and calls else answers
 
 
-def _thought(grammar: Grammar, dialect: Dialect, request: ChatRequest, prompt: str) -> str:
+def _thought(grammar: Grammar, dialect: Dialect, request: ChatRequest, *, prompt: str) -> str:
     """The reasoning before the answer, which the model need not begin unless the prompt did."""
     marks = dialect.marks
     if marks is None or prompt.rstrip().endswith(marks.close):

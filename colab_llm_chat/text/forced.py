@@ -17,8 +17,6 @@ _SPACING = {"item_separator": ", ", "key_separator": ": "}
 TEXT = r"/(.|\n)*/"
 GAP = r"/[ \n]{0,4}/"
 
-Rule = Callable[[str], str]
-
 
 def literal(text: str) -> str:
     """Lark's string."""
@@ -75,15 +73,15 @@ def arguments(tool: Tool, *, exact: bool) -> str:
 
 
 def hermes(grammar: Grammar, tool: Tool, exact: bool) -> str:
-    body = _named(grammar, tool, "arguments", exact)
+    body = _named(grammar, tool, "arguments", exact=exact)
     return f'"\\n" {body} "\\n" {grammar.mark("</tool_call>")}'
 
 
 def llama(grammar: Grammar, tool: Tool, exact: bool) -> str:
-    return _named(grammar, tool, "parameters", exact)
+    return _named(grammar, tool, "parameters", exact=exact)
 
 
-def _named(grammar: Grammar, tool: Tool, key: str, exact: bool) -> str:
+def _named(grammar: Grammar, tool: Tool, key: str, *, exact: bool) -> str:
     head = literal(f'{{"name": {json.dumps(tool.name)}, "{key}": ')
     return f'{head} {grammar.rule(arguments(tool, exact=exact))} "}}"'
 
@@ -93,7 +91,7 @@ def mistral(grammar: Grammar, tool: Tool, exact: bool) -> str:
 
 
 def mistral_array(grammar: Grammar, tool: Tool, exact: bool) -> str:
-    return _named(grammar, tool, "arguments", exact)
+    return _named(grammar, tool, "arguments", exact=exact)
 
 
 def harmony(grammar: Grammar, tool: Tool, exact: bool) -> str:
@@ -111,13 +109,13 @@ def tagged(grammar: Grammar, tool: Tool, exact: bool) -> str:
     else:
         required = tool.parameters.get("required", ())
         shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
-        parts = [(key, _tagged_value(grammar, key, schema, shared)) for key, schema in properties.items()]
+        parts = [(key, _tagged_value(grammar, key, schema, shared=shared)) for key, schema in properties.items()]
         parameters = " ".join(part if key in required else f"({part})?" for key, part in parts)
     head, tail = literal(f"\n<function={tool.name}>\n"), grammar.mark("</tool_call>")
     return f'{head} {parameters} "</function>\\n" {tail}'
 
 
-def _tagged_value(grammar: Grammar, key: str, schema: Any, shared: Mapping[str, Any]) -> str:
+def _tagged_value(grammar: Grammar, key: str, schema: Any, *, shared: Mapping[str, Any]) -> str:
     head, close = literal(f"<parameter={key}>\n"), literal("\n</parameter>\n")
     if not isinstance(schema, dict) or (schema.get("type") == "string" and "enum" not in schema):
         return f"{head} {grammar.up_to(chr(10) + '</parameter>' + chr(10))}"

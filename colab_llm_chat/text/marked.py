@@ -39,7 +39,7 @@ class Marked(Letters):
                 yield from self._think(self._thinking)
             elif self._calls is not None and mark != self._calls.close:
                 begun = self._calls.begun_by(mark)
-                read = yield from self._calls.read(self, self._tools, self._calls.close, begun)
+                read = yield from self._calls.read(self, self._tools, self._calls.close, begun=begun)
                 if read is not None:
                     self.say("text", mark.removesuffix(begun) + read)
 
