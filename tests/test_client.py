@@ -13,10 +13,12 @@ import psutil
 import pytest
 
 from colab_llm_chat.engine.client import EngineClient, EngineStatus, Generation, Progress
-from colab_llm_chat.errors import BrokenModel, EngineFailed
-from colab_llm_chat.settings import SamplingParams, Settings
+from colab_llm_chat.errors import BrokenModel, EngineFailed, InvalidRequest
+from colab_llm_chat.settings import SamplingParams, Settings, TokenRules
+from colab_llm_chat.text.grammar import json_grammar
 from tests.chat_services import wait_until
 from tests.tiny_models import save_tiny_model
+from tests.tokenizers_made_here import byte_level
 
 START_SECONDS = 60
 
@@ -73,6 +75,51 @@ def test_a_generation_brings_its_ids_then_its_end(client: EngineClient) -> None:
 def test_many_generations_at_once_all_end(client: EngineClient) -> None:
     generations = [submit(client, 5) for _ in range(20)]
     assert {len(collect(generation)[0]) for generation in generations} == {5}
+
+
+def ruled(client: EngineClient, rules: TokenRules, *, background: bool = False) -> Generation:
+    return client.submit([1, 2, 3], sampling(30), eos_token_ids=[], rules=rules, background=background)
+
+
+def test_rules_cross_the_pipe_and_logprobs_come_back(client: EngineClient) -> None:
+    generation = ruled(client, TokenRules(logit_bias={9: 100.0}, top_logprobs=2))
+    first = generation.take(START_SECONDS)
+    assert first is not None
+    assert first.token_ids == (9,)
+    assert first.logprobs[0].logprob == pytest.approx(0.0)
+    assert first.logprobs[0].top[0] == (9, first.logprobs[0].logprob)
+    assert len(first.logprobs[0].top) == 2
+    assert len(collect(generation)[0]) == 29
+
+
+def test_a_reply_keeps_to_its_grammar(client: EngineClient) -> None:
+    ids, last = collect(ruled(client, TokenRules(grammar=json_grammar({"const": {"a": [1, 2]}}))))
+    assert byte_level().decode(ids) == '{"a":[1,2]}'
+    assert last.end == "stop"
+
+
+def test_a_grammar_that_cannot_be_kept_to_is_told_to_its_own_reply(client: EngineClient) -> None:
+    other = submit(client, 20)
+    assert isinstance(collect(ruled(client, TokenRules(grammar=json_grammar({"$ref": "#"}))))[1].error, InvalidRequest)
+    assert len(collect(other)[0]) == 20
+
+
+def test_a_cancelled_generation_with_a_grammar_leaves_nothing_behind(client: EngineClient) -> None:
+    for _ in range(5):
+        ruled(client, TokenRules(grammar=json_grammar({}))).cancel()
+    assert len(collect(submit(client, 5))[0]) == 5
+
+
+def test_a_bias_on_an_id_that_the_model_lacks_is_refused(client: EngineClient) -> None:
+    with pytest.raises(InvalidRequest, match="512") as caught:
+        ruled(client, TokenRules(logit_bias={512: 1.0}))
+    assert caught.value.param == "logit_bias"
+
+
+def test_background_generations_end_too(client: EngineClient) -> None:
+    generations = [ruled(client, TokenRules(), background=True) for _ in range(3)]
+    assert len(collect(submit(client, 10))[0]) == 10
+    assert {len(collect(generation)[0]) for generation in generations} == {30}
 
 
 def test_a_cancelled_generation_ends_at_once_for_its_reader(client: EngineClient) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from colab_llm_chat.engine import sampling
+from colab_llm_chat.engine.rules import ruled
 from colab_llm_chat.engine.sampling import sample
-from colab_llm_chat.engine.sequence import Sequence
-from colab_llm_chat.settings import SamplingParams
+from colab_llm_chat.engine.sequence import Logprobs, Sequence
+from colab_llm_chat.settings import SamplingParams, TokenRules
 
 VOCAB = 50
 
@@ -127,3 +136,127 @@ def test_repeated_runs_are_banned() -> None:
     logits = torch.zeros(1, VOCAB)
     logits[0, 3] = 100.0
     assert sample(logits, [row])[0].token_id != 3
+
+
+def after(reply: list[int], params: SamplingParams, **rules: object) -> Sequence:
+    """A row with prompt 1, 2 and this reply."""
+    row = Sequence(0, [1, 2], params, eos_token_ids=frozenset({3}), rules=TokenRules(**rules))
+    for token_id in reply:
+        row.append(token_id, context_length=10**9)
+    return row
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_repetition_penalty_is_that_of_generate(penalty: float) -> None:
+    logits = logits_of(6)
+    row = after([7, 8, 7], SamplingParams(repetition_penalty=penalty))
+    want = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([row.ids]), logits)
+    assert torch.equal(ruled(logits, [row]), want)
+    row.append(9, context_length=10**9)
+    want = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([row.ids]), logits)
+    assert torch.equal(ruled(logits, [row]), want)
+
+
+def test_frequency_and_presence_count_the_reply_only() -> None:
+    logits = logits_of(6)
+    row = after([7, 8, 7], SamplingParams(frequency_penalty=0.5, presence_penalty=-1.5))
+    want = logits.clone()
+    for token_id, count in ((7, 2), (8, 1)):
+        want[0, token_id] += 1.5 - 0.5 * count
+    torch.testing.assert_close(ruled(logits, [row]), want)
+
+
+def test_bias_is_added_and_ids_beyond_the_vocabulary_are_passed_over() -> None:
+    logits = logits_of(6)
+    want = logits.clone()
+    want[0, 4] += 2.5
+    want[0, 9] -= 100
+    assert torch.equal(ruled(logits, [after([], SamplingParams(), logit_bias={4: 2.5, 9: -100.0, VOCAB: 5.0})]), want)
+
+
+@pytest.mark.parametrize(
+    ("rules", "length", "ends"),
+    [
+        ({"min_tokens": 3}, 2, False),
+        ({"min_tokens": 3}, 3, True),
+        ({"ignore_eos": True}, 9, False),
+    ],
+)
+def test_a_reply_ends_no_earlier_than_its_rules_say(rules: dict[str, object], length: int, ends: bool) -> None:
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 3] = 50.0
+    row = after([5] * length, SamplingParams(temperature=0.0), **rules)
+    assert (sample(logits, [row])[0].token_id == 3) is ends
+
+
+def test_logprobs_are_those_of_the_softmax_before_temperature() -> None:
+    logits = logits_of(7)
+    row = after([], SamplingParams(temperature=0.3, top_k=2, seed=1), top_logprobs=4, logit_bias={11: 3.0})
+    logits[0, 12] = float("-inf")
+    biased = logits.index_add(1, torch.tensor([11]), torch.tensor([[3.0]]))
+    want = biased.log_softmax(-1)[0]
+    drawn = sample(logits, [row])[0]
+    assert drawn.logprobs is not None
+    assert drawn.logprobs.logprob == pytest.approx(float(want[drawn.token_id]), abs=1e-5)
+    assert [one for one, _ in drawn.logprobs.top] == want.topk(4).indices.tolist()
+    assert [value for _, value in drawn.logprobs.top] == pytest.approx(want.topk(4).values.tolist(), abs=1e-5)
+
+
+def test_logprobs_come_for_the_rows_that_ask_and_leave_impossible_ids_out() -> None:
+    logits = torch.full((3, VOCAB), float("-inf"))
+    logits[:, 7], logits[:, 8] = 0.0, 0.0
+    rows = [after([], SamplingParams(temperature=0.0), top_logprobs=n) for n in (None, 0, 20)]
+    told = [drawn.logprobs for drawn in sample(logits, rows)]
+    assert told[0] is None
+    assert told[1] == Logprobs(pytest.approx(math.log(0.5)))
+    assert told[2] is not None
+    assert sorted(one for one, _ in told[2].top) == [7, 8]
+
+
+def test_bans_leave_the_least_bad_id_and_are_no_alternative() -> None:
+    row = after([7], SamplingParams(temperature=1.0, no_repeat_ngram_size=1), top_logprobs=3)
+    logits = torch.full((1, VOCAB), float("-inf"))
+    logits[0, 7] = 0.0
+    assert sample(logits, [row])[0].token_id == 7
+    logits[0, 9] = -5.0
+    assert sample(logits, [row])[0].logprobs == Logprobs(0.0, ((9, 0.0),))
+
+
+KNOBS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.7, 1.5]),
+        "top_k": st.sampled_from([0, 3, 200]),
+        "top_p": st.sampled_from([0.5, 1.0]),
+        "min_p": st.sampled_from([0.0, 0.1]),
+        "repetition_penalty": st.sampled_from([0.8, 1.0, 1.5]),
+        "frequency_penalty": st.sampled_from([-1.0, 0.0, 2.0]),
+        "presence_penalty": st.sampled_from([0.0, 1.0]),
+        "no_repeat_ngram_size": st.sampled_from([0, 1, 2]),
+    }
+)
+RULES = st.fixed_dictionaries(
+    {
+        "logit_bias": st.dictionaries(st.integers(0, VOCAB - 1), st.sampled_from([-100.0, 2.0]), max_size=3),
+        "top_logprobs": st.sampled_from([None, 0, 5]),
+        "min_tokens": st.sampled_from([0, 9]),
+    }
+)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(KNOBS, RULES, st.lists(st.integers(4, 20), max_size=5)), min_size=2, max_size=6))
+def test_a_row_with_every_knob_draws_the_same_in_any_company(
+    kinds: list[tuple[dict[str, float], dict[str, object], list[int]]],
+) -> None:
+    def rows() -> list[Sequence]:
+        return [after(reply, SamplingParams(**knobs, seed=5), **rules) for knobs, rules, reply in kinds]
+
+    logits = logits_of(2, rows=len(kinds))
+    together = sample(logits, rows())
+    alone = [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows())]
+    assert [one.token_id for one in together] == [one.token_id for one in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.logprobs is None) == (other.logprobs is None)
+        if one.logprobs is not None and other.logprobs is not None:
+            assert one.logprobs.logprob == pytest.approx(other.logprobs.logprob, abs=1e-5)
+            assert [top for top, _ in one.logprobs.top] == [top for top, _ in other.logprobs.top]

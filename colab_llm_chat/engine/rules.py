@@ -32,7 +32,9 @@ def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
         logits[counting] = _frequency(logits[counting], [rows[i] for i in counting])
     for i in biased:
         logits[i].index_add_(0, *_bias(rows[i], logits))
-    _fill(logits, banned, BANNED)
+    if banned:
+        where = torch.tensor(banned, device=logits.device).T
+        logits[where[0], where[1]] = logits[where[0], where[1]].clamp(max=BANNED)
     if matched:
         logits[matched] = _grammatical(logits[matched], [rows[i] for i in matched])
     _fill(logits, held, -torch.inf)
