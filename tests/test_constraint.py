@@ -11,7 +11,7 @@ from colab_llm_chat.errors import InvalidRequest, UnsupportedParameter
 from colab_llm_chat.protocol.messages import ChatRequest, Message, Tool, ToolUse
 from colab_llm_chat.text.prompts import encode
 from tests.reply_formats import CLOCK, FAMILIES, TURNS, WEATHER, asking, templated, tokenizer_of, with_tools
-from tests.tokenizers_made_here import CHATML, byte_level
+from tests.tokenizers_made_here import CHATML, byte_level, word_piece
 
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 CALLS = {
@@ -123,3 +123,18 @@ def test_a_call_that_cannot_be_forced_is_a_named_error() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         encode(tokenizer, with_tools(Message("user", "hi"), choice="required"), context_length=4096)
     assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("family", ["hermes", "harmony"])
+def test_a_tools_schema_that_cannot_be_enforced_is_a_named_error(family: str) -> None:
+    tool = Tool(name="weather", parameters={"type": "object", "properties": {"a": {"type": "nonsense"}}})
+    request = asking(tool_use=ToolUse(tools=(tool,), choice="required"))
+    with pytest.raises(InvalidRequest) as caught:
+        encode(tokenizer_of(family), request, context_length=4096)
+    assert caught.value.param == "tools"
+
+
+def test_a_tokenizer_that_takes_no_grammar_is_a_named_error() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        encode(word_piece(FAMILIES["hermes"]), with_tools(choice="required"), context_length=4096)
+    assert caught.value.param == "tools"

@@ -68,7 +68,7 @@ class Grammar:
 
 def arguments(tool: Tool, *, exact: bool) -> str:
     """The object of a call's arguments; without `exact` any object."""
-    schema = {"type": "object", **tool.parameters} if exact else {"type": "object"}
+    schema = {**tool.parameters, "type": "object"} if exact else {"type": "object"}
     return _spaced(schema, lenient=not tool.strict)
 
 
@@ -107,7 +107,8 @@ def tagged(grammar: Grammar, tool: Tool, exact: bool) -> str:
         value = grammar.up_to("\n</parameter>\n")
         parameters = f'("<parameter=" /[\\w.-]+/ ">\\n" {value})*'
     else:
-        required = tool.parameters.get("required", ())
+        named = tool.parameters.get("required")
+        required = named if isinstance(named, list) else ()
         shared = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
         parts = [(key, _tagged_value(grammar, key, schema, shared=shared)) for key, schema in properties.items()]
         parameters = " ".join(part if key in required else f"({part})?" for key, part in parts)
@@ -119,7 +120,7 @@ def _tagged_value(grammar: Grammar, key: str, schema: Any, *, shared: Mapping[st
     head, close = literal(f"<parameter={key}>\n"), literal("\n</parameter>\n")
     if not isinstance(schema, dict) or (schema.get("type") == "string" and "enum" not in schema):
         return f"{head} {grammar.up_to(chr(10) + '</parameter>' + chr(10))}"
-    if schema.get("type") == "string":
+    if schema.get("type") == "string" and isinstance(schema["enum"], list) and schema["enum"]:
         return f"{head} ({' | '.join(literal(str(one)) for one in schema['enum'])}) {close}"
     return f"{head} {grammar.rule(_spaced({**shared, **schema}, lenient=True))} {close}"
 
