@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from .engine.client import EngineClient, Generation, Progress
-from .errors import ModelLoading
+from .errors import InvalidRequest, ModelLoading
 from .protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Usage
 from .settings import Settings
 from .text.deltas import ReplyText
@@ -95,6 +95,12 @@ class LocalReply:
         ready = self._chat.ready()
         if ready is None:
             return False
+        known = ready.engine.status.facts["vocab_size"]
+        if max(self._request.prompt_ids, default=0) >= known:
+            raise InvalidRequest(
+                f"`prompt` has the token id {max(self._request.prompt_ids)}, but the model's ids end at {known - 1}.",
+                param=self._request.asked_in,
+            )
         prompt = ready.prompts.encode(self._request, context_length=ready.context_length)
         request = self._request
         wanted = request.rules.top_logprobs is not None

@@ -20,6 +20,8 @@ OPEN_WEBUI = [
     "### Task:\nSuggest 3-5 relevant follow-up questions or prompts that the user might naturally ask next in this "
     "conversation as a **user**, based on the chat history, to help continue or deepen the discussion.\n### Guidelines:"
     + HISTORY,
+    "### Task:\nPredict 3-5 useful messages this user might naturally send next to advance their current objective.\n"
+    + HISTORY,
     "### Task:\nYou are an autocompletion system. Continue the text in `<text>` based on the **completion type** in "
     "`<type>` and the given language.  \n\n### **Instructions**:\n---\n### Context:\n<chat_history>\n</chat_history>",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from colab_llm_chat.errors import (
     ChatError,
     ContextLengthExceeded,
     EngineFailed,
+    InvalidRequest,
     LoadError,
     ModelLoading,
     QueueFull,
@@ -24,7 +26,7 @@ from colab_llm_chat.errors import (
 from colab_llm_chat.local_reply import LocalReply
 from colab_llm_chat.models.load import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd
-from colab_llm_chat.settings import SamplingParams, Settings
+from colab_llm_chat.settings import SamplingParams, Settings, TokenRules
 from colab_llm_chat.text.prompts import PromptEncoder
 from tests.chat_services import wait_until
 from tests.tiny_models import save_tiny_model
@@ -242,3 +244,32 @@ def test_a_closed_chat_can_be_started_again(folder: Path) -> None:
     chat.close()
     assert read(chat.start().stream(request()))[0] == first
     chat.close()
+
+
+def test_a_prompt_too_long_is_told_by_the_name_it_came_under(chat: Chat) -> None:
+    with pytest.raises(ContextLengthExceeded) as caught:
+        chat.stream(request("a b " * 5000, truncation="disabled", asked_in="messages"))
+    assert caught.value.param == "messages"
+
+
+def test_an_id_that_the_model_lacks_is_refused_before_the_engine(chat: Chat) -> None:
+    with pytest.raises(InvalidRequest, match="token id 99999") as caught:
+        chat.stream(request(raw=True, prompt_ids=(5, 99999), asked_in="prompt"))
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_schema_keeps_the_reply_to_its_json(chat: Chat, *, raw: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    text, end = read(chat.stream(request(raw=raw, json_schema=schema | {"additionalProperties": False})))
+    assert json.loads(text)["a"] in ("x", "y")
+    assert end.finish_reason == "stop"
+
+
+def test_logprobs_come_with_the_text_of_their_tokens(chat: Chat) -> None:
+    deltas = list(chat.stream(request(max_new_tokens=12, rules=TokenRules(top_logprobs=2))))
+    told = [one for delta in deltas for one in delta.logprobs]
+    assert len(told) == 12
+    text = b"".join(one.data for one in told).decode("utf-8", "replace")
+    assert text.startswith("".join(delta.text for delta in deltas))
+    assert all(one.logprob == one.top[0].logprob >= one.top[1].logprob for one in told)

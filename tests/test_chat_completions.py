@@ -52,7 +52,8 @@ def said(*messages: dict[str, Any]) -> tuple[Message, ...]:
 def test_messages_alone_get_the_servers_defaults() -> None:
     request = parse()
     [only] = request.choices
-    assert only == ChatRequest(messages=(Message("user", "hi"),), sampling=SETTINGS.sampling, truncation="disabled")
+    said = (Message("user", "hi"),)
+    assert only == ChatRequest(messages=said, sampling=SETTINGS.sampling, truncation="disabled", asked_in="messages")
     assert (request.model, request.stream, request.include_usage) == ("catbot", False, False)
 
 

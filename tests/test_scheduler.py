@@ -155,10 +155,10 @@ def test_a_paused_reply_holds_nothing_on_the_device() -> None:
     runner = SequentialRunner(tiny_model("llama"))
     scheduler = Scheduler(runner, max_rows=2, chunk_size=8, whole_prompts=True)
     row = Sequence(1, [1, 2, 3], SamplingParams(frequency_penalty=1.0))
-    row.counts[3] = torch.zeros(4), 3
+    row.known = torch.tensor(row.ids)
     scheduler.add(row)
     runner.forward(scheduler.schedule())
     scheduler.pause(row)
     assert not runner._known
-    assert not row.counts
+    assert row.known is None
     assert list(scheduler.waiting) == [row]

@@ -6,7 +6,9 @@ Rows are told apart by index; a row that asks for nothing costs nothing. Knows n
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 
+from ..settings import SamplingParams
 from .sequence import Sequence
 
 # Far below every logit, but finite also when divided by a low temperature: a grammar may leave nothing else.
@@ -17,19 +19,16 @@ Cells = list[tuple[int, int]]
 def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     """logits [rows, vocab], float32 -> the same or a copy; -inf where a row allows no id."""
     vocab = logits.shape[-1]
-    repeating = [i for i, row in enumerate(rows) if row.sampling.repetition_penalty != 1]
-    counting = [i for i, row in enumerate(rows) if row.sampling.frequency_penalty or row.sampling.presence_penalty]
+    penalised = [i for i, row in enumerate(rows) if _penalises(row.sampling)]
     biased = [i for i, row in enumerate(rows) if row.rules.logit_bias]
     banned = [(i, one) for i, row in enumerate(rows) for one in row.banned_ids()]
     matched = [i for i, row in enumerate(rows) if row.matcher is not None]
     held = [(i, one) for i, row in enumerate(rows) if row.must_go_on for one in row.eos_token_ids if one < vocab]
-    if not (repeating or counting or biased or banned or matched or held):
+    if not (penalised or biased or banned or matched or held):
         return logits
     logits = logits.clone()
-    if repeating:
-        logits[repeating] = _repetition(logits[repeating], [rows[i] for i in repeating])
-    if counting:
-        logits[counting] = _frequency(logits[counting], [rows[i] for i in counting])
+    for i in penalised:
+        _penalise(logits[i], rows[i])
     for i in biased:
         logits[i].index_add_(0, *_bias(rows[i], logits))
     if banned:
@@ -41,28 +40,24 @@ def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     return logits
 
 
-def _repetition(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
-    """Keskar et al. 2019, CTRL, section 4.1, over prompt and reply."""
-    seen = torch.stack([_counts(row, 0, logits) for row in rows]) > 0
-    penalty = torch.tensor([[row.sampling.repetition_penalty] for row in rows], device=logits.device)
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+def _penalises(sampling: SamplingParams) -> bool:
+    return sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
 
 
-def _frequency(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
-    """OpenAI's penalties: by how often an id stands in the reply, and by whether it does."""
-    counts = torch.stack([_counts(row, row.prompt_length, logits) for row in rows])
-    frequency = torch.tensor([[row.sampling.frequency_penalty] for row in rows], device=logits.device)
-    presence = torch.tensor([[row.sampling.presence_penalty] for row in rows], device=logits.device)
-    return logits - counts * frequency - (counts > 0) * presence
-
-
-def _counts(row: Sequence, start: int, like: torch.Tensor) -> torch.Tensor:
-    """[vocab]: how often each id stands in `row.ids[start:]`; kept with the row, so that only new ids are counted."""
-    counts, known = row.counts.get(start) or (like.new_zeros(like.shape[-1]), start)
-    new = torch.tensor(row.ids[known:], device=like.device, dtype=torch.long)
-    counts.index_add_(0, new, like.new_ones(len(new)))
-    row.counts[start] = counts, len(row.ids)
-    return counts
+def _penalise(scores: torch.Tensor, row: Sequence) -> None:
+    """Change one row's scores [vocab] where its own ids are: Keskar et al. 2019 (CTRL, 4.1), then OpenAI's two."""
+    sampling = row.sampling
+    if row.known is None:
+        row.known = torch.tensor(row.ids, device=scores.device)
+    elif len(row.known) < len(row.ids):
+        row.known = torch.cat([row.known, torch.tensor(row.ids[len(row.known) :], device=scores.device)])
+    # An id that stands there several times gets the same value several times.
+    chosen, penalty = scores[row.known], sampling.repetition_penalty
+    scores[row.known] = torch.where(chosen < 0, chosen * penalty, chosen / penalty)
+    reply = row.known[row.prompt_length :]
+    scores[reply] = scores[reply] - sampling.presence_penalty
+    # Here each time counts.
+    scores.index_add_(0, reply, scores.new_full((len(reply),), -sampling.frequency_penalty))
 
 
 def _bias(row: Sequence, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,14 +74,13 @@ def _grammatical(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     matchers = [row.matcher for row in rows if row.matcher is not None]
     packed = bytearray(b"".join(matcher.compute_bitmask() for matcher in matchers))
     bits = torch.frombuffer(packed, dtype=torch.uint8).to(logits.device).view(len(rows), -1, 1)
-    masks = (bits >> torch.arange(8, device=logits.device, dtype=torch.uint8) & 1).flatten(1).bool()
-    allowed = torch.zeros_like(logits, dtype=torch.bool)
-    width = min(masks.shape[-1], logits.shape[-1])
-    allowed[:, :width] = masks[:, :width]
+    each = torch.tensor([1 << bit for bit in range(8)], device=logits.device, dtype=torch.uint8)
+    forbidden = (bits & each == 0).flatten(1)[:, : logits.shape[-1]]
+    forbidden = F.pad(forbidden, (0, logits.shape[-1] - forbidden.shape[-1]), value=True)
     # Which ids end a text is the request's to say; the tokenizer knows one of them.
     ending = [i for i, matcher in enumerate(matchers) if matcher.is_accepting() and not matcher.is_error()]
-    _fill(allowed, [(i, one) for i in ending for one in rows[i].eos_token_ids if one < logits.shape[-1]], True)
-    return logits.masked_fill(~allowed, -torch.inf)
+    _fill(forbidden, [(i, one) for i in ending for one in rows[i].eos_token_ids if one < logits.shape[-1]], False)
+    return logits.masked_fill_(forbidden, -torch.inf)
 
 
 def _fill(values: torch.Tensor, cells: Cells, value: float) -> None:

@@ -28,7 +28,7 @@ class Logprobs:
 class Sequence:
     """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values.
 
-    `matcher` is where the reply stands in its grammar. `counts` and `bias` belong to the sampler.
+    `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler.
     """
 
     sequence_id: int
@@ -42,7 +42,7 @@ class Sequence:
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
     uniform: float = field(init=False)
-    counts: dict[int, tuple[torch.Tensor, int]] = field(init=False, default_factory=dict)
+    known: torch.Tensor | None = field(init=False, default=None)
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)
 
@@ -82,8 +82,7 @@ class Sequence:
     def rewind(self) -> None:
         """Hold nothing on the device any more: to go on, prompt and reply so far are read again."""
         self.computed = 0
-        self.counts.clear()
-        self.bias = None
+        self.known = self.bias = None
 
     def banned_ids(self) -> set[int]:
         """Ids that would repeat a run of `no_repeat_ngram_size` ids already there."""

@@ -19,6 +19,7 @@ TASKS = (
     "tags.",
     "Suggest 3-5 relevant follow-up questions or prompts that the user might naturally ask next in this conversation "
     "as a **user**, based on the chat history, to help continue or deepen the discussion.",
+    "Predict 3-5 useful messages this user might naturally send next to advance their current objective.",
     "You are an autocompletion system. Continue the text in `<text>` based on the **completion type** in `<type>` and "
     "the given language.",
 )

@@ -103,6 +103,7 @@ def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequ
         ),
         json_schema=parsed.response_format,
         template_kwargs=_template_kwargs(parsed),
+        asked_in="messages",
         background=asks_background(parsed) or is_background(messages),
     )
     return ChatCompletionRequest(

@@ -108,6 +108,7 @@ def parse_completion(body: bytes, settings: Settings) -> CompletionRequest:
             raw=True,
             truncation="disabled",
             json_schema=parsed.response_format,
+            asked_in="prompt",
             background=asks_background(parsed),
         )
         for prompt in parsed.prompt

@@ -64,7 +64,8 @@ class ChatRequest:
     With `continue_final` the last message is the assistant's, to be carried on; without `generation_prompt` the prompt
     ends where the last message does. With `raw` the last message goes to the model as it is, without any template, and
     `prompt_ids` in its place, when there are any. `json_schema` keeps the reply to JSON of that schema (`{}`: any
-    object). `background` is work that nobody waits for: it comes after all that somebody does.
+    object). `asked_in` is the body's name for what was said, for errors to name. `background` is work that nobody waits
+    for: it comes after all that somebody does.
     """
 
     messages: tuple[Message, ...]
@@ -80,6 +81,7 @@ class ChatRequest:
     tool_use: ToolUse | None = None
     json_schema: Mapping[str, Any] | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    asked_in: str = "message"
     background: bool = False
 
 

@@ -138,6 +138,7 @@ def parse_responses(body: bytes, settings: Settings) -> ResponsesRequest:
         tool_use=tool_use(tools, parsed.tool_choice, parallel=parsed.parallel_tool_calls),
         json_schema=_json_schema(form),
         template_kwargs=_template_kwargs(parsed),
+        asked_in="input",
         background=asks_background(parsed) or is_background(messages),
     )
     return ResponsesRequest(

@@ -71,7 +71,7 @@ def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
     else:
         text = str(getattr(parsed, form))
         refuse_long({form: text}, settings)
-        chat = ChatRequest(messages=(Message("user", text),), sampling=settings.sampling, raw=True)
+        chat = ChatRequest(messages=(Message("user", text),), sampling=settings.sampling, raw=True, asked_in=form)
     return TokenizeRequest(chat=chat, has_pieces=bool(parsed.return_token_strs))
 
 

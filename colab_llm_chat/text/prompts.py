@@ -74,7 +74,7 @@ class PromptEncoder:
         if room < 1:
             raise ContextLengthExceeded(
                 f"The prompt has {len(ids)} tokens, but the context window holds {context_length}, reply included.",
-                param="message",
+                param=request.asked_in,
             )
         carries_on = request.raw or (request.continue_final and bool(request.messages[-1].content.strip()))
         is_transcript = self._template is None and not request.raw
@@ -94,7 +94,7 @@ class PromptEncoder:
         return self._dialect.parser(request, prompt.text, form_stop=prompt.stop)
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
-        _refuse_hopeless(request.messages[-1:], context_length)
+        _refuse_hopeless(request, request.messages[-1:], context_length)
         if request.prompt_ids:
             ids = list(request.prompt_ids)
             return str(self._tokenizer.decode(ids)), ids, 0
@@ -108,7 +108,7 @@ class PromptEncoder:
         form = self._form(request)
         system, turns = split_turns(request.messages)
         last = 0 if request.truncation == "disabled" else len(turns) - 1
-        _refuse_hopeless([*system, *chain(*turns[last:])], context_length, beside=len(str(form.tools)))
+        _refuse_hopeless(request, [*system, *chain(*turns[last:])], context_length, beside=len(str(form.tools)))
         limit = context_length - min(request.sampling.max_new_tokens, max(1, context_length // 4))
         first = min(last, newest(turns, LONGEST_TOKEN * context_length - characters(system)))
         tried: dict[int, tuple[str, list[int]]] = {}
@@ -158,7 +158,9 @@ class PromptEncoder:
         return [next((token_id for token_id in start if token_id is not None), 0)]
 
 
-def _refuse_hopeless(messages: Sequence[Message], context_length: int, *, beside: int = 0) -> None:
+def _refuse_hopeless(
+    request: ChatRequest, messages: Sequence[Message], context_length: int, *, beside: int = 0
+) -> None:
     """Raises ContextLengthExceeded for what no window of that length could hold, without the time to encode it."""
     total = beside + sum(len(message.content) for message in messages)
     total += sum(len(call.arguments) for message in messages for call in message.tool_calls)
@@ -166,5 +168,5 @@ def _refuse_hopeless(messages: Sequence[Message], context_length: int, *, beside
         raise ContextLengthExceeded(
             f"The prompt's {total} characters are more than {context_length} tokens, but the context window holds "
             f"{context_length}, reply included.",
-            param="message",
+            param=request.asked_in,
         )
