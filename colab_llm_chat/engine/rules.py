@@ -35,7 +35,9 @@ def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
         where = torch.tensor(banned, device=logits.device).T
         logits[where[0], where[1]] = logits[where[0], where[1]].clamp(max=BANNED)
     if matched:
-        logits[matched] = _grammatical(logits[matched], [rows[i] for i in matched])
+        # Row by row in place: to gather the rows would copy them twice.
+        for i, forbidden in zip(matched, _forbidden([rows[i] for i in matched], logits), strict=True):
+            logits[i].masked_fill_(forbidden, -torch.inf)
     _fill(logits, held, -torch.inf)
     return logits
 
@@ -69,8 +71,8 @@ def _bias(row: Sequence, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return row.bias
 
 
-def _grammatical(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
-    """-inf for every id that does not go on with its row's grammar, and for ids that the tokenizer lacks."""
+def _forbidden(rows: list[Sequence], logits: torch.Tensor) -> torch.Tensor:
+    """[rows, vocab]: True for ids that do not go on with their row's grammar, and those that the tokenizer lacks."""
     matchers = [row.matcher for row in rows if row.matcher is not None]
     packed = bytearray(b"".join(matcher.compute_bitmask() for matcher in matchers))
     bits = torch.frombuffer(packed, dtype=torch.uint8).to(logits.device).view(len(rows), -1, 1)
@@ -80,7 +82,7 @@ def _grammatical(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     # Which ids end a text is the request's to say; the tokenizer knows one of them.
     ending = [i for i, matcher in enumerate(matchers) if matcher.is_accepting() and not matcher.is_error()]
     _fill(forbidden, [(i, one) for i in ending for one in rows[i].eos_token_ids if one < logits.shape[-1]], False)
-    return logits.masked_fill_(forbidden, -torch.inf)
+    return forbidden
 
 
 def _fill(values: torch.Tensor, cells: Cells, value: float) -> None:
