@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ class ServedModel:
     @property
     def model(self) -> str:
         return self.folder.name
+
+    def token_id(self, piece: str) -> int:
+        tokenizer = json.loads((self.folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return int(tokenizer["model"]["vocab"][piece])
 
     @property
     def alive(self) -> int:
