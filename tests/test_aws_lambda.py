@@ -514,7 +514,9 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slow")
     shape = {"num_hidden_layers": 24, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     save_tiny_model(folder, "llama", scale=4.0, eos_token_id=None, max_position_embeddings=8192, **shape)
-    byte_level(CHATML).save_pretrained(folder)
+    tokenizer = byte_level(CHATML)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
     return folder
 
 
