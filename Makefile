@@ -7,7 +7,7 @@ COLAB := .venv-colab
 SAME_ON_COLAB := page page_for_everyone readme wheel
 ARGS ?=
 
-.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clean
+.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clients clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,17 +60,21 @@ bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all com
 bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear errors, and an answer within 10 s
 	$(BIN)/python -m benchmarks.killed_worker
 
+clients: $(VENV)/installed-test  ## try every client against a served model, a line each; ARGS=--write puts them into the READMEs
+	$(BIN)/python -m benchmarks.works_with $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(COLAB) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COLAB) node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
+$(VENV)/installed-test: $(VENV)/installed package.json
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(BIN)/python -m tests.browser
+	$(BIN)/python -m tests.node_packages
 	@touch $@
 
 # Colab's versions, and behind them all else from the first environment: torch, pytest and this package.

@@ -25,12 +25,17 @@ def main() -> int:
 def with_tables(text: str) -> str:
     """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` written anew."""
     for name, table in {"settings": markdown_table(), "errors": errors_table()}.items():
-        head, begin, tail = text.partition(f"<!-- {name} -->")
-        _, end, tail = tail.partition(f"<!-- /{name} -->")
-        if not (begin and end):
-            raise ValueError(f"the markers <!-- {name} --> and <!-- /{name} --> are missing")
-        text = f"{head}{begin}\n{table}\n{end}{tail}"
+        text = with_block(text, name, table)
     return text
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """The text with this block between its markers. Raises ValueError where they are missing."""
+    head, begin, tail = text.partition(f"<!-- {name} -->")
+    _, end, tail = tail.partition(f"<!-- /{name} -->")
+    if not (begin and end):
+        raise ValueError(f"the markers <!-- {name} --> and <!-- /{name} --> are missing")
+    return f"{head}{begin}\n{block}\n{end}{tail}"
 
 
 def errors_table() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from tests.chat_services import wait_until
 from tests.served_model import ENDLESS, ServedModel
 
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -126,5 +128,18 @@ def test_a_fault_in_mid_stream_is_an_error_and_the_next_request_works(
             list(broken)
         assert told.value.code == "engine_failed"
         assert told.value.body["hint"]
-    # It waits until the model is there again.
+    # Who waits does so until the model is there again.
     assert short(client).choices[0].finish_reason == "length"
+
+
+def test_after_a_fault_a_stream_tells_the_error_and_that_it_is_done(
+    client: Impatient, served_model: ServedModel
+) -> None:
+    with client.chat.completions.with_streaming_response.create(stream=True, **ASKED, **ENDLESS) as raw:
+        lines = filter(None, raw.iter_lines())
+        assert json.loads(next(lines).removeprefix("data: "))["object"] == "chat.completion.chunk"
+        os.kill(served_model.chat.engine.worker_pid or 0, signal.SIGKILL)
+        *_, error, done = lines
+    assert sorted(json.loads(error.removeprefix("data: "))["error"]) == ["code", "hint", "message", "param", "type"]
+    assert done == "data: [DONE]"
+    wait_until(lambda: served_model.chat.status().state == "ok")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests import node_packages
@@ -12,7 +14,9 @@ from tests.served_model import KEY, ServedModel
 SCRIPT = Path(__file__).parent / "js_sdk" / "openai.test.mjs"
 
 
-def test_every_test_of_the_sdk_passes(served_model: ServedModel) -> None:
+def test_every_test_of_the_sdk_passes(
+    served_model: ServedModel, record_property: Callable[[str, object], None]
+) -> None:
     assert node_packages.main() == 0, "npm cannot install what package.json names"
     served_model.wait_until_idle()
     variables = {"BASE_URL": f"{served_model.url}/v1", "LOCKED_URL": f"{served_model.locked_url}/v1", "ACCESS_KEY": KEY}
@@ -25,5 +29,7 @@ def test_every_test_of_the_sdk_passes(served_model: ServedModel) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "fail 0" in ran.stdout
+    [passed] = re.findall(r"^\S+ pass (\d+)$", ran.stdout, re.MULTILINE)
+    assert int(passed) == SCRIPT.read_text(encoding="utf-8").count("\ntest(")
+    record_property("passed", passed)
     served_model.wait_until_idle()
