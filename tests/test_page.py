@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from benchmarks.server import served
 from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
-from colab_llm_chat.protocol.messages import Status
+from colab_llm_chat.protocol.messages import Delta, Status
 from tests.browser import launched
 from tests.chat_services import ScriptedChat, reply_end, wait_until
 from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
@@ -277,3 +277,62 @@ def test_the_page_keeps_to_the_newest_text_until_the_reader_scrolls_up(visitors:
     page.click("#jump")
     expect(page.locator(".under")).to_be_in_viewport()
     expect(page.locator("#jump")).to_be_hidden()
+
+
+THINKING = [Delta(reasoning="The reader greets. "), Delta(reasoning="A greeting back will do.")]
+
+
+def test_what_the_model_thinks_is_shown_until_the_answer_begins(visitors: Visitors) -> None:
+    thought, answered = threading.Event(), threading.Event()
+    page = visitors.open_chat(ScriptedChat(steps=[*THINKING, thought, "Hel", answered, "lo"]))
+    send(page, "Hi")
+    thoughts, summary = page.locator(".thoughts"), page.locator("summary")
+    expect(thoughts).to_have_text("The reader greets. A greeting back will do.")
+    expect(thoughts).to_be_visible()
+    expect(summary).to_have_text("Thinking…")
+    expect(page.locator(".waiting")).to_be_hidden()
+    expect(page.locator("#announcer")).to_have_text("Waiting for the reply")
+    thought.set()
+    expect_reply(page, "Hel", status="streaming")
+    expect(thoughts).to_be_hidden()
+    expect(summary).to_have_text("Thoughts")
+    answered.set()
+    expect_reply(page, "Hello")
+
+
+def test_thoughts_can_be_opened_and_are_neither_copied_nor_sent_back(visitors: Visitors) -> None:
+    chat = ScriptedChat(steps=[*THINKING, "Hello"])
+    page = visitors.open_chat(chat, permissions=["clipboard-read", "clipboard-write"])
+    send(page, "Hi")
+    page.locator("summary").press("Enter")
+    expect(page.locator(".thoughts")).to_be_visible()
+    page.get_by_role("button", name="Copy reply").click()
+    expect(page.locator(".copied")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "Hello"
+    send(page, "More")
+    expect_reply(page, "Hello", number=2)
+    assert [message.content for message in chat.requests[1].messages] == ["Hi", "Hello", "More"]
+    assert not any(message.reasoning for message in chat.requests[1].messages)
+    expect(page.locator(".thoughts").first).to_be_visible()
+
+
+def test_a_stop_in_mid_thought_leaves_the_thought(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(steps=[*THINKING, threading.Event()]), locale="ja-JP")
+    send(page, "やあ")
+    expect(page.locator("summary")).to_have_text("考え中…")
+    page.click("#stop")
+    expect(page.locator("summary")).to_have_text("考えたこと")
+    expect(page.locator(".thoughts")).to_be_visible()
+    expect(page.get_by_role("button", name="やり直す")).to_be_visible()
+
+
+def test_opening_long_thoughts_leaves_the_reader_where_they_begin(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(steps=[Delta(reasoning=LONG_REPLY), LONG_REPLY]))
+    send(page, "Hi")
+    expect_reply(page, LONG_REPLY.strip())
+    page.locator("summary").scroll_into_view_if_needed()
+    before = page.locator("summary").bounding_box()
+    page.locator("summary").click()
+    expect(page.locator(".thoughts")).to_be_visible()
+    expect(page.locator("#jump")).to_be_visible()
+    assert page.locator("summary").bounding_box() == before

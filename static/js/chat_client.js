@@ -14,7 +14,7 @@ export class ChatClient {
     this.#silenceLimit = silenceLimit;
   }
 
-  // Yields {ping: true}, {delta: str} … and last {done: true, …}; throws a Failure, or AbortError when cancelled.
+  // Yields {ping: true}, {reasoning: str}, {delta: str} … and last {done: true, …}; throws a Failure, or AbortError when cancelled.
   async *stream(body, signal) {
     const response = await this.#session.fetch("/chat", {
       method: "POST",
@@ -74,8 +74,8 @@ function parseChunk(event) {
   if (event.data === "[DONE]") return null;
   const chunk = parseObject(event.data);
   if (chunk?.error) throw failureFromError(chunk.error);
-  if (chunk?.done === true || typeof chunk?.delta === "string") return chunk;
-  return null;
+  const told = chunk?.done === true || [chunk?.delta, chunk?.reasoning].some((piece) => typeof piece === "string");
+  return told ? chunk : null;
 }
 
 function parseObject(text) {

@@ -71,6 +71,9 @@ export class ChatController {
       } else if (chunk.delta !== undefined) {
         exchange.append(chunk.delta);
         this.#view.painted(exchange);
+      } else if (chunk.reasoning !== undefined) {
+        exchange.think(chunk.reasoning);
+        this.#view.painted(exchange);
       } else {
         this.#view.pinged(exchange);
       }

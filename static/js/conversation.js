@@ -1,11 +1,12 @@
 // The conversation as exchanges: one message and the reply to it. Knows what is sent as history and what
 // can be done with an exchange next; knows neither the wire nor the page.
 
-// status: "waiting" | "streaming" | "finished" | "cancelled" | "failed"
+// status: "waiting" | "thinking" | "streaming" | "finished" | "cancelled" | "failed"
 export class Exchange {
   constructor(message) {
     this.message = message;
     this.reply = "";
+    this.reasoning = "";
     this.status = "waiting";
     this.failure = null;
     this.finishReason = null;
@@ -24,15 +25,22 @@ export class Exchange {
   }
 
   append(delta) {
-    this.reply = this.replaceReply ? delta : this.reply + delta;
-    this.replaceReply = false;
+    this.#begin();
+    this.reply += delta;
     this.status = "streaming";
   }
 
-  finish({ response, finish_reason: finishReason, usage }) {
-    if (this.replaceReply) this.reply = "";
+  // What the model thinks before it answers is shown and nothing else: neither copied nor sent back.
+  think(delta) {
+    this.#begin();
+    this.reasoning += delta;
+    if (this.status === "waiting") this.status = "thinking";
+  }
+
+  finish({ response, reasoning, finish_reason: finishReason, usage }) {
+    this.#begin();
     if (this.reply === "" && typeof response === "string") this.reply = response;
-    this.replaceReply = false;
+    if (this.reasoning === "" && typeof reasoning === "string") this.reasoning = reasoning;
     this.finishReason = finishReason ?? "stop";
     this.usage = usage ?? null;
     this.status = "finished";
@@ -50,7 +58,7 @@ export class Exchange {
   }
 
   get running() {
-    return this.status === "waiting" || this.status === "streaming";
+    return ["waiting", "thinking", "streaming"].includes(this.status);
   }
 
   // What may be done next, in the order of the buttons.
@@ -60,6 +68,11 @@ export class Exchange {
     if (this.status === "failed") return ["continue", "again"];
     const cutShort = this.status === "cancelled" || ["length", "deadline"].includes(this.finishReason);
     return cutShort ? ["continue"] : [];
+  }
+
+  #begin() {
+    if (this.replaceReply) this.reply = this.reasoning = "";
+    this.replaceReply = false;
   }
 }
 

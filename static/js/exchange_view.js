@@ -1,7 +1,8 @@
 // Shows one exchange: the message, the reply as it grows, and what can be done next. Knows DOM, not the wire.
 import { copyText } from "./clipboard.js";
-import { languageOf } from "./message_text.js";
+import { GrowingText, markLanguage } from "./growing_text.js";
 import { fillPageText } from "./page_text.js";
+import { ThinkingView } from "./thinking_view.js";
 import { wordEnd, wordFailure, wordUsage } from "./wording.js";
 
 const ACTION_TEXT = { continue: "actionContinue", again: "actionAgain", edit: "actionEdit" };
@@ -11,7 +12,8 @@ export class ExchangeView {
   #say;
   #act;
   #parts = {};
-  #replyText = document.createTextNode("");
+  #reply;
+  #thinking;
 
   constructor(exchange, template, say, act) {
     this.#exchange = exchange;
@@ -22,31 +24,25 @@ export class ExchangeView {
     for (const part of this.element.querySelectorAll("[data-part]")) this.#parts[part.dataset.part] = part;
     this.#parts.message.textContent = exchange.message;
     markLanguage(this.#parts.message, exchange.message);
-    this.#parts.reply.append(this.#replyText);
+    this.#reply = new GrowingText(this.#parts.reply);
+    this.#thinking = new ThinkingView(this.#parts, say);
     this.#parts.copy.addEventListener("click", () => this.#copy());
   }
 
-  // Appends what is new; the whole text is set again only when a new reply replaces the old one.
-  paintReply() {
-    const { reply } = this.#exchange;
-    const shown = this.#replyText.data;
-    if (reply === shown) return;
-    if (reply.startsWith(shown)) this.#replyText.appendData(reply.slice(shown.length));
-    else this.#replyText.data = reply;
-    markLanguage(this.#parts.reply, reply);
-    this.element.dataset.status = this.#exchange.status;
-    this.#parts.reply.hidden = false;
-    this.#parts.waiting.hidden = true;
+  paint() {
+    const exchange = this.#exchange;
+    this.element.dataset.status = exchange.status;
+    this.#thinking.paint(exchange);
+    this.#reply.show(exchange.reply);
+    this.#parts.reply.hidden = exchange.reply === "";
+    this.#parts.waiting.hidden = exchange.status !== "waiting";
   }
 
   update(isLast) {
     const exchange = this.#exchange;
-    this.paintReply();
-    this.element.dataset.status = exchange.status;
+    this.paint();
     this.element.classList.toggle("dropped-message", exchange.droppedMessages > 0);
     this.element.classList.toggle("dropped-reply", exchange.droppedMessages > 1);
-    this.#parts.reply.hidden = exchange.reply === "";
-    this.#parts.waiting.hidden = exchange.status !== "waiting";
     this.#parts.copy.hidden = exchange.running || exchange.reply === "";
     this.#showFailure(exchange);
     this.#parts.end.textContent = wordEnd(exchange, this.#say);
@@ -80,11 +76,4 @@ export class ExchangeView {
     this.#parts.copied.textContent = this.#say(copied ? "copied" : "copyFailed");
     setTimeout(() => (this.#parts.copied.textContent = ""), 2_000);
   }
-}
-
-// Fonts and screen readers need to know; the page's own language says nothing about a message's.
-function markLanguage(element, text) {
-  if (element.lang !== "") return;
-  const language = languageOf(text);
-  if (language !== null) element.lang = language;
 }

@@ -16,6 +16,10 @@ export class ScrollFollow {
     this.#top = top;
   }
 
+  letGo() {
+    this.following = false;
+  }
+
   jumpedToEnd() {
     this.following = true;
   }

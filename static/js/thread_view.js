@@ -19,6 +19,8 @@ export class ThreadView {
     this.#act = act;
     elements.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     elements.jump.addEventListener("click", () => this.jumpToEnd());
+    elements.thread.addEventListener("click", (event) => this.#letGoOf(event.target.closest("summary")));
+    elements.thread.addEventListener("toggle", () => this.#scrolled(), true);
     const resized = new ResizeObserver(() => this.#keepToEnd());
     resized.observe(elements.scroller);
     resized.observe(elements.thread);
@@ -63,7 +65,7 @@ export class ThreadView {
   }
 
   #paint() {
-    this.#views.get(this.#painting)?.paintReply();
+    this.#views.get(this.#painting)?.paint();
     this.#keepToEnd();
   }
 
@@ -76,6 +78,11 @@ export class ThreadView {
     note.textContent = this.#say("dropped", { count });
     const after = dropped.at(-1)[1].element;
     if (after.nextElementSibling !== note) after.after(note);
+  }
+
+  // What is being opened stays under the pointer, and is read from its beginning.
+  #letGoOf(summary) {
+    if (summary !== null && !summary.parentElement.open) this.#follow.letGo();
   }
 
   #scrolled() {

@@ -53,6 +53,7 @@ function wordHint(failure, kind, hasReply, say) {
 export function wordEnd(exchange, say) {
   if (exchange.status === "cancelled") return say("cancelled");
   if (exchange.status !== "finished") return "";
+  if (exchange.reply === "" && exchange.reasoning && exchange.finishReason === "length") return say("lengthThinking");
   if (exchange.reply === "") return say("emptyReply");
   if (exchange.finishReason === "length") return say("length");
   return exchange.finishReason === "deadline" ? say("deadline") : "";

@@ -48,6 +48,13 @@ test("pings, deltas and the end come in order, and nothing after the end", async
   assert.equal(chunks.at(-1).dropped_messages, 2);
 });
 
+test("thoughts come as they are sent", async () => {
+  const { client } = clientFor(answered(`data: {"reasoning": "うーん"}\n\n${DELTA}${DONE}`));
+  const { chunks, failure } = await collect(client);
+  assert.equal(failure, null);
+  assert.deepEqual(chunks.slice(0, 2), [{ reasoning: "うーん" }, { delta: "にゃ" }]);
+});
+
 test("a stream that ends without its last event is broken, wherever it is cut", async () => {
   const bytes = new TextEncoder().encode(DELTA + DONE);
   const complete = bytes.length - 2;

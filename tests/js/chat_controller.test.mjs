@@ -112,3 +112,14 @@ test("dropped messages are marked when the reply ends", async () => {
   await controller.send("two");
   assert.deepEqual(conversation.exchanges.map((exchange) => exchange.droppedMessages), [2, 0]);
 });
+
+test("thoughts are painted as they come and stay out of the next request", async () => {
+  const thinking = [{ reasoning: "Hm" }, { reasoning: "m." }, { delta: "a" }, { ...DONE, reasoning: "Hmm." }];
+  const { controller, conversation, requests, events } = setUp(thinking, [DONE]);
+  await controller.send("hi");
+  assert.deepEqual([conversation.last.reasoning, conversation.last.reply], ["Hmm.", "a"]);
+  const painted = events.filter(([name]) => name === "painted").map(([, status]) => status);
+  assert.deepEqual(painted, ["thinking", "thinking", "streaming"]);
+  await controller.send("more");
+  assert.deepEqual(requests[1].conversationHistory.map((turn) => turn.content), ["hi", "a"]);
+});

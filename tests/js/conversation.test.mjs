@@ -119,3 +119,44 @@ test("removing takes out one exchange, clearing all", () => {
   conversation.clear();
   assert.equal(conversation.last, null);
 });
+
+test("what the model thinks is kept apart from the reply and never sent back", () => {
+  const conversation = new Conversation();
+  const exchange = conversation.begin("hi");
+  exchange.think("Some");
+  assert.deepEqual([exchange.status, exchange.running, exchange.reply], ["thinking", true, ""]);
+  exchange.think("thing.");
+  exchange.append("Hello");
+  exchange.finish({ ...DONE, response: "Hello", reasoning: "Something." });
+  assert.deepEqual([exchange.reasoning, exchange.reply, exchange.status], ["Something.", "Hello", "finished"]);
+  assert.doesNotMatch(JSON.stringify(conversation.requestFor(conversation.begin("more"), "new")), /Something/);
+});
+
+test("thoughts that come beside the text leave it streaming", () => {
+  const exchange = new Conversation().begin("hi");
+  exchange.append("Hel");
+  exchange.think("now what");
+  assert.equal(exchange.status, "streaming");
+});
+
+test("a new try begins with its own thoughts, more of a reply adds to them", () => {
+  const exchange = new Conversation().begin("hi");
+  exchange.think("old thought");
+  exchange.append("old");
+  exchange.fail(new Failure("broken"));
+  exchange.restart("continue");
+  exchange.think(", more");
+  exchange.fail(new Failure("broken"));
+  assert.deepEqual([exchange.reasoning, exchange.reply], ["old thought, more", "old"]);
+  exchange.restart("again");
+  assert.deepEqual([exchange.reasoning, exchange.reply], ["old thought, more", "old"]);
+  exchange.think("new");
+  assert.deepEqual([exchange.reasoning, exchange.reply], ["new", ""]);
+});
+
+test("a thought cut short is no reply: the message can be sent again or edited", () => {
+  const exchange = new Conversation().begin("hi");
+  exchange.think("Hm");
+  exchange.cancel();
+  assert.deepEqual(exchange.actions, ["again", "edit"]);
+});

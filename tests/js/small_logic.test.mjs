@@ -56,6 +56,14 @@ test("the page follows until the reader moves up, and again from the end on", ()
   assert.equal(at(460, 600), true);
 });
 
+test("what lets go takes hold again at the end", () => {
+  const follow = new ScrollFollow();
+  follow.letGo();
+  assert.equal(follow.following, false);
+  follow.scrolled({ top: 400, height: 500, view: 100 });
+  assert.equal(follow.following, true);
+});
+
 test("text that grows does not let go, and a shorter page does not either", () => {
   const follow = new ScrollFollow();
   follow.scrolled({ top: 400, height: 500, view: 100 });

@@ -44,6 +44,7 @@ test("each early end has its line, a plain one none", () => {
   assert.match(end("finished", "length"), /length/);
   assert.match(end("finished", "deadline"), /time/);
   assert.match(end("finished", "stop", ""), /empty/);
+  assert.match(wordEnd({ status: "finished", finishReason: "length", reply: "", reasoning: "Hm" }, say), /thinking/);
 });
 
 test("speed and seconds stand under a reply, as far as they are known", () => {
