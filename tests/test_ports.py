@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from subprocess import PIPE
 
 import psutil
 import pytest
 
-from colab_llm_chat.web.ports import LAST_PORT, OTHER, holder_of, next_free
+from colab_llm_chat.web.ports import ITSELF, LAST_PORT, OTHER, holder_of, next_free
 
 
 @pytest.fixture
@@ -18,8 +20,19 @@ def taken() -> Iterator[int]:
         yield int(listener.getsockname()[1])
 
 
-def test_the_holder_is_named_with_its_process(taken: int) -> None:
-    assert holder_of(taken) == f"{psutil.Process().name()} (process {os.getpid()})"
+def test_the_holder_is_named_with_its_process() -> None:
+    listening = (
+        "import socket; it = socket.create_server(('127.0.0.1', 0)); print(it.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", listening], stdin=PIPE, stdout=PIPE, encoding="utf-8") as other:
+        assert other.stdout
+        port = int(other.stdout.readline())
+        assert holder_of(port) == f"{psutil.Process(other.pid).name()} (process {other.pid})"
+        other.communicate("\n")
+
+
+def test_a_port_that_this_program_holds_is_told_apart(taken: int) -> None:
+    assert holder_of(taken) == ITSELF
 
 
 def test_a_port_that_nobody_holds_has_no_name(taken: int) -> None:

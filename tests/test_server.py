@@ -16,6 +16,7 @@ import pytest
 from colab_llm_chat.errors import ChatError, UsageError
 from colab_llm_chat.protocol.messages import Delta
 from colab_llm_chat.settings import Settings
+from colab_llm_chat.web import ports, server
 from colab_llm_chat.web.app import ChatApp, create_app
 from colab_llm_chat.web.server import Server
 from tests.chat_services import ScriptedChat, ScriptedReply, events_of, serving, wait_until
@@ -227,6 +228,48 @@ def test_a_signal_ends_run_which_returns(number: signal.Signals) -> None:
     make_app(chat).run(on_ready=lambda _: os.kill(os.getpid(), number))
     assert chat.closed.is_set()
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("moment", ["start", "close"])
+def test_an_interrupt_while_server_and_pipeline_start_or_end_ends_run_whole(moment: str) -> None:
+    chat, told = ScriptedChat(), []
+    usual = getattr(chat, moment)
+    setattr(chat, moment, lambda: (os.kill(os.getpid(), signal.SIGINT), usual()))
+    before = set(threading.enumerate())
+    make_app(chat).run(on_ready=lambda app: (told.append(app.bound_port), app.shutdown()))
+    assert (chat.closed.is_set(), set(threading.enumerate()) <= before) == (True, True)
+    assert bool(told) == (moment == "close")
+
+
+def test_an_interrupt_while_the_server_is_made_leaves_no_port_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, app, before = server.create_server, make_app(ScriptedChat()), set(threading.enumerate())
+
+    def make(*parts: Any, **options: Any) -> Any:
+        made = usual(*parts, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(server, "create_server", make)
+    port = ports.next_free("127.0.0.1", 20_000)
+    app.run(port=port, on_ready=lambda app: app.shutdown())
+    assert set(threading.enumerate()) <= before
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_a_port_given_as_text_is_a_number_all_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text: Any = str(taken.getsockname()[1])
+        with pytest.raises(UsageError, match="this program itself") as caught:
+            make_app().run(port=text)
+    assert "Restart" in caught.value.hint
+    assert "このプログラム自身" in caught.value.japanese
+
+
+def test_a_port_that_is_no_number_is_a_usage_error() -> None:
+    text: Any = "five"
+    with pytest.raises(UsageError, match="port five"):
+        make_app().run(port=text)
 
 
 def test_a_hangup_that_is_ignored_as_under_nohup_stays_ignored() -> None:

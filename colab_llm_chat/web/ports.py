@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import psutil
 
 LAST_PORT = 65535
 OTHER = "another program"
+ITSELF = "this program itself"
 
 
 def holder_of(port: int) -> str:
@@ -15,12 +17,16 @@ def holder_of(port: int) -> str:
     try:
         for connection in psutil.net_connections("inet"):
             if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                return (
-                    f"{psutil.Process(connection.pid).name()} (process {connection.pid})" if connection.pid else OTHER
-                )
+                return _described(connection.pid)
     except psutil.Error:
         return OTHER
     return OTHER
+
+
+def _described(pid: int | None) -> str:
+    if pid == os.getpid():
+        return ITSELF
+    return f"{psutil.Process(pid).name()} (process {pid})" if pid else OTHER
 
 
 def next_free(host: str, port: int) -> int:

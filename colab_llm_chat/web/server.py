@@ -54,6 +54,7 @@ class Server:
         on_drained: Callable[[], None] = lambda: None,
         stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
+        _hold_interrupts()
         listener = bound_socket(*address)
         self.host = address[0]
         self.port = int(listener.getsockname()[1])
@@ -138,34 +139,51 @@ class Server:
 def bound_socket(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises UsageError naming what to change."""
     try:
+        # The form's field may hold it as text, which only bind() would take as it is.
+        port = int(port or 0)
         family, _, _, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         hint = "Choose another address or port: --port 0 takes a free one."
         japanese = f"ポート {port} を開けません。別のポート(--port)を指定してください。"
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            holder, free = ports.holder_of(port), ports.next_free(host, port)
-            reason = f"it is in use by {holder}"
-            hint = f"End that program, or choose another port: --port {free} is free, --port 0 takes any."
-            japanese = (
-                f"ポート {port} は {holder} が使用中です。そのプログラムを終了するか、空いている --port {free} を"
-                "指定してください。"
-            )
+            reason, hint, japanese = _taken(host, port)
         raise UsageError(f"Cannot listen on {host} port {port}: {reason}.", hint=hint, japanese=japanese) from error
+
+
+def _taken(host: str, port: int) -> tuple[str, str, str]:
+    """By whom, and what to do about it, in both languages."""
+    holder, free = ports.holder_of(port), ports.next_free(host, port)
+    way, end, end_japanese = holder, "End that program", "そのプログラムを終了する"
+    if holder == ports.ITSELF:
+        way, end, end_japanese = (
+            "このプログラム自身",
+            "Restart it (in a notebook: the runtime)",
+            "ランタイムを再起動する",
+        )
+    hint = f"{end}, or choose another port: --port {free} is free, --port 0 takes any."
+    japanese = f"ポート {port} は {way} が使用中です。{end_japanese}か、空いている --port {free} を指定してください。"
+    return f"it is in use by {holder}", hint, japanese
 
 
 def serve_until(stop: threading.Event, server: Server, *, on_ready: Callable[[], None]) -> None:
     """Block until `stop` is set, or SIGTERM, SIGHUP or Ctrl+C say the same. Raises ChatError if the server dies."""
     with contextlib.suppress(KeyboardInterrupt), _stopping_on_signals(stop):
-        on_ready()
-        # A wait with a limit lets signals in on every system and notices a dead server.
-        while not stop.wait(CHECK_SECONDS):
-            if not server.is_alive:
-                raise ChatError("The web server ended by itself.")
+        try:
+            _release_interrupts()
+            on_ready()
+            # A wait with a limit lets signals in on every system and notices a dead server.
+            while not stop.wait(CHECK_SECONDS):
+                if not server.is_alive:
+                    raise ChatError("The web server ended by itself.")
+        finally:
+            # What ends now would be cut short by an interrupt, and part of it left running.
+            if _interrupts_come_once(_interrupt_once):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -194,6 +212,34 @@ def interrupted_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Held:
+    """SIGINT's handler while a server starts: an interrupt waits until there is a whole one to end."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __call__(self, *_: object) -> None:
+        self.pressed = True
+
+
+def _hold_interrupts() -> None:
+    if _interrupts_come_once(_interrupt_once):
+        signal.signal(signal.SIGINT, _Held())
+
+
+def _release_interrupts() -> None:
+    held = signal.getsignal(signal.SIGINT)
+    if isinstance(held, _Held) and _interrupts_come_once(held):
+        signal.signal(signal.SIGINT, _interrupt_once)
+        if held.pressed:
+            _interrupt_once()
+
+
+def _interrupts_come_once(handler: object) -> bool:
+    """Whether SIGINT is handled by this, in the only thread that may change it."""
+    return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler
 
 
 def _interrupt_once(*_: object) -> None:
