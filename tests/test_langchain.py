@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
@@ -30,14 +31,33 @@ def weather(city: Literal["Kyoto", "Nara"]) -> str:
     return f"rain in {city}"
 
 
-def chat_model(served: ServedModel, **fields: Any) -> ChatOpenAI:
-    asked: dict[str, Any] = {"base_url": f"{served.url}/v1", "api_key": "any", "seed": 7, "max_tokens": 24, **fields}
-    return ChatOpenAI(model=served.model, max_retries=0, **asked)
+class Connected:
+    """Makes chat models that share a connection pool: LangChain's own is closed by nobody."""
+
+    def __init__(self, served: ServedModel, http_client: openai.DefaultHttpxClient) -> None:
+        self.asked: dict[str, Any] = {
+            "model": served.model,
+            "base_url": f"{served.url}/v1",
+            "api_key": "any",
+            "http_client": http_client,
+            "max_retries": 0,
+            "seed": 7,
+            "max_tokens": 24,
+        }
+
+    def __call__(self, **fields: Any) -> ChatOpenAI:
+        return ChatOpenAI(**{**self.asked, **fields})
 
 
 @pytest.fixture
-def model(served_model: ServedModel) -> ChatOpenAI:
-    return chat_model(served_model)
+def chat_model(served_model: ServedModel) -> Iterator[Connected]:
+    with openai.DefaultHttpxClient() as http_client:
+        yield Connected(served_model, http_client)
+
+
+@pytest.fixture
+def model(chat_model: Connected) -> ChatOpenAI:
+    return chat_model()
 
 
 def test_a_reply_has_text_and_usage(model: ChatOpenAI, served_model: ServedModel) -> None:
@@ -57,8 +77,8 @@ def test_a_stream_is_the_same_text_and_tells_usage(model: ChatOpenAI) -> None:
     assert (whole.text, whole.usage_metadata["output_tokens"]) == (model.invoke(HELLO).text, 24)
 
 
-def test_a_bound_tool_is_called_and_its_answer_talked_about(served_model: ServedModel) -> None:
-    model = chat_model(served_model, max_tokens=200)
+def test_a_bound_tool_is_called_and_its_answer_talked_about(chat_model: Connected) -> None:
+    model = chat_model(max_tokens=200)
     forced = model.bind_tools([weather], tool_choice="any", strict=True, parallel_tool_calls=False)
     called = forced.invoke(HELLO)
     [call] = called.tool_calls
@@ -70,8 +90,8 @@ def test_a_bound_tool_is_called_and_its_answer_talked_about(served_model: Served
     assert (bool(after.text), after.tool_calls) == (True, [])
 
 
-def test_a_streamed_call_joins_to_the_whole_one(served_model: ServedModel) -> None:
-    forced = chat_model(served_model, max_tokens=200).bind_tools([weather], tool_choice="weather", strict=True)
+def test_a_streamed_call_joins_to_the_whole_one(chat_model: Connected) -> None:
+    forced = chat_model(max_tokens=200).bind_tools([weather], tool_choice="weather", strict=True)
     chunks = list(forced.stream(HELLO, parallel_tool_calls=False))
     whole = chunks[0]
     for chunk in chunks[1:]:
@@ -82,32 +102,34 @@ def test_a_streamed_call_joins_to_the_whole_one(served_model: ServedModel) -> No
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
-def test_structured_output_is_the_callers_model(served_model: ServedModel, method: Any) -> None:
-    structured = chat_model(served_model, max_tokens=200).with_structured_output(Trip, method=method, strict=True)
+def test_structured_output_is_the_callers_model(chat_model: Connected, method: Any) -> None:
+    structured = chat_model(max_tokens=200).with_structured_output(Trip, method=method, strict=True)
     assert isinstance(structured.invoke(HELLO), Trip)
 
 
-def test_json_mode_is_an_object_of_any_kind(served_model: ServedModel) -> None:
-    closing = chat_model(served_model, logit_bias={served_model.token_id("}"): 100})
+def test_json_mode_is_an_object_of_any_kind(chat_model: Connected, served_model: ServedModel) -> None:
+    closing = chat_model(logit_bias={served_model.token_id("}"): 100})
     assert closing.with_structured_output(None, method="json_mode").invoke(HELLO) == {}
 
 
-def test_the_responses_api_answers_too(served_model: ServedModel) -> None:
-    reply = chat_model(served_model, use_responses_api=True, seed=None).invoke(HELLO)
+def test_the_responses_api_answers_too(chat_model: Connected) -> None:
+    reply = chat_model(use_responses_api=True, seed=None).invoke(HELLO)
     assert (bool(reply.text), reply.usage_metadata["output_tokens"]) == (True, 24)
 
 
-def test_async_calls_and_streams_work(model: ChatOpenAI) -> None:
+def test_async_calls_and_streams_work(chat_model: Connected) -> None:
     async def both() -> tuple[str, str]:
-        whole = await model.ainvoke(HELLO)
-        return whole.text, "".join([chunk.text async for chunk in model.astream(HELLO)])
+        async with openai.DefaultAsyncHttpxClient() as http_client:
+            model = chat_model(http_async_client=http_client)
+            whole = await model.ainvoke(HELLO)
+            return whole.text, "".join([chunk.text async for chunk in model.astream(HELLO)])
 
     whole, streamed = asyncio.run(both())
     assert whole == streamed != ""
 
 
-def test_a_key_opens_a_locked_server(served_model: ServedModel) -> None:
+def test_a_key_opens_a_locked_server(chat_model: Connected, served_model: ServedModel) -> None:
     locked = f"{served_model.locked_url}/v1"
-    assert chat_model(served_model, base_url=locked, api_key=KEY).invoke("Hello").text
+    assert chat_model(base_url=locked, api_key=KEY).invoke("Hello").text
     with pytest.raises(openai.AuthenticationError):
-        chat_model(served_model, base_url=locked, api_key="wrong").invoke("Hello")
+        chat_model(base_url=locked, api_key="wrong").invoke("Hello")

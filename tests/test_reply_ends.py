@@ -13,7 +13,6 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.chat_services import wait_until
 from tests.served_model import ENDLESS, ServedModel
 
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -122,24 +121,15 @@ def test_a_fault_in_mid_stream_is_an_error_and_the_next_request_works(
 ) -> None:
     stream = begun(client)
     response = client.responses.create(model="m", input="Hello", stream=True, max_output_tokens=16_000)
-    os.kill(served_model.chat.engine.worker_pid or 0, signal.SIGKILL)
+    with client.chat.completions.with_streaming_response.create(stream=True, **ASKED, **ENDLESS) as raw:
+        os.kill(served_model.chat.engine.worker_pid or 0, signal.SIGKILL)
+        *_, error, done = filter(None, raw.iter_lines())
+    assert sorted(json.loads(error.removeprefix("data: "))["error"]) == ["code", "hint", "message", "param", "type"]
+    assert done == "data: [DONE]"
     for broken in (stream, response):
         with pytest.raises(openai.APIError) as told:
             list(broken)
         assert told.value.code == "engine_failed"
         assert told.value.body["hint"]
-    # Who waits does so until the model is there again.
+    # Who asks now waits until the model is there again.
     assert short(client).choices[0].finish_reason == "length"
-
-
-def test_after_a_fault_a_stream_tells_the_error_and_that_it_is_done(
-    client: Impatient, served_model: ServedModel
-) -> None:
-    with client.chat.completions.with_streaming_response.create(stream=True, **ASKED, **ENDLESS) as raw:
-        lines = filter(None, raw.iter_lines())
-        assert json.loads(next(lines).removeprefix("data: "))["object"] == "chat.completion.chunk"
-        os.kill(served_model.chat.engine.worker_pid or 0, signal.SIGKILL)
-        *_, error, done = lines
-    assert sorted(json.loads(error.removeprefix("data: "))["error"]) == ["code", "hint", "message", "param", "type"]
-    assert done == "data: [DONE]"
-    wait_until(lambda: served_model.chat.status().state == "ok")
