@@ -11,10 +11,10 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from .chat import Chat
-from .colab import orphans
+from .colab import agent_errors, orphans
 from .colab.drive import keep_on_drive, settle_drive
 from .colab.runtime import proxy_link
-from .colab.tunnel import open_tunnel
+from .colab.tunnel import Tunnel, open_tunnel
 from .errors import ChatError
 from .protocol.messages import Status
 from .settings import Settings
@@ -67,10 +67,12 @@ def note_worker(pid: int) -> None:
     orphans.remember(pid, WORKER)
 
 
-def open_public(app: ChatApp, settings: Settings | None = None) -> str | None:
+def open_public(
+    app: ChatApp, settings: Settings | None = None, *, on_lost: Callable[[ChatError], None] | None = None
+) -> str | None:
     """The public address that the settings (the app's own, or newer ones) ask for, closed again when the app stops.
 
-    Raises TunnelError, ColabError.
+    `on_lost` is told when it leads nowhere before that. Raises TunnelError, ColabError.
     """
     settings = settings or app.settings
     port = app.bound_port or settings.port
@@ -82,7 +84,29 @@ def open_public(app: ChatApp, settings: Settings | None = None) -> str | None:
     app.on_stop(tunnel.close)
     app.add_public_host(tunnel.url)
     app.on_stop(lambda: app.access.remove_public_host(tunnel.url))
+    _watch(app, tunnel, on_lost or _log_loss)
     return tunnel.url
+
+
+def _watch(app: ChatApp, tunnel: Tunnel, on_lost: Callable[[ChatError], None]) -> None:
+    """Nobody behind a dead agent's address hears of its end: visitors see ngrok's page, and the server goes on."""
+    closing = threading.Event()
+
+    def run() -> None:
+        while not closing.wait(CHECK_SECONDS):
+            if not tunnel.alive:
+                on_lost(agent_errors.lost(tunnel.url))
+                break
+
+    watch = threading.Thread(target=run, name="tunnel-watch", daemon=True)
+    # Before the tunnel is closed, which would look like a loss.
+    app.on_stop(watch.join)
+    app.on_stop(closing.set)
+    watch.start()
+
+
+def _log_loss(error: ChatError) -> None:
+    log.error("%s %s", error.message, error.hint)
 
 
 def attend(app: ChatApp, chat: Chat, *, on_ok: Callable[[], None], on_failed: Callable[[ChatError], None]) -> None:

@@ -152,7 +152,7 @@ class Notebook:
             if chat is None or app.chat is not chat or is_outdated(app.settings, self.settings):
                 raise settings_changed()
             # The token as it is now: to correct it no new app is needed.
-            url = open_public(app, self.settings)
+            url = open_public(app, self.settings, on_lost=_tell_failure)
         except ChatError:
             if chat is not None:
                 chat.keep()

@@ -20,9 +20,11 @@ import pytest
 
 from colab_llm_chat import launch
 from colab_llm_chat.chat import Chat
+from colab_llm_chat.colab.agent import end_agents
 from colab_llm_chat.colab.drive import DriveCopy, keep_on_drive
 from colab_llm_chat.colab.runtime import OVERRIDE
 from colab_llm_chat.errors import (
+    ChatError,
     ColabError,
     LoadInterrupted,
     ModelNotFound,
@@ -295,6 +297,18 @@ def test_the_public_address_lasts_as_long_as_the_app_runs() -> None:
         assert (url or "").startswith("http://127.0.0.1:")
         assert link(app, url) == f"{url}/#key={app.access_key}"
     assert (order, app.access_key) == (["stopped"], None)
+
+
+def test_an_agent_that_dies_is_told_in_both_languages_and_one_that_is_closed_is_not() -> None:
+    lost: list[ChatError] = []
+    for dies in (False, True):
+        with serving(scripted(tunnel="ngrok", ngrok_token=TOKEN)) as app:
+            url = open_public(app, on_lost=lost.append) or ""
+            if dies:
+                end_agents()
+                wait_until(lambda: bool(lost))
+    [error] = lost
+    assert (url in error.message, url in error.japanese, "start it again" in error.hint) == (True, True, True)
 
 
 def test_the_command_prints_the_public_address_and_an_interrupt_closes_it(tmp_path: Path) -> None:

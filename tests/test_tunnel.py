@@ -340,9 +340,10 @@ def test_a_refused_endpoint_is_one_line_and_ends_the_agent(
     assert not any(each.proc.poll() is None for each in agents._current_processes.values())
 
 
-def test_an_unknown_code_points_to_the_list_of_all(agent: InstallAgent) -> None:
+def test_an_unknown_code_points_to_its_page(agent: InstallAgent) -> None:
     agent(session_error="ERR_NGROK_777")
-    assert refusal(errors.TunnelError).hint == "See https://ngrok.com/docs/errors."
+    error, page = refusal(errors.TunnelError), "https://ngrok.com/docs/errors/err_ngrok_777"
+    assert (error.hint, page in error.japanese) == (f"See {page}.", True)
 
 
 def test_too_many_sessions_says_where_to_end_the_other_one(agent: InstallAgent) -> None:
@@ -358,7 +359,8 @@ def test_without_a_domain_the_account_s_own_is_named(agent: InstallAgent) -> Non
 @pytest.mark.parametrize("phase", ["session_text", "endpoint_text"])
 def test_a_refusal_without_a_code_repeats_the_agents_words(agent: InstallAgent, phase: str) -> None:
     agent(**{phase: f"no route to {TOKEN} host"})
-    assert "no route to [ngrok token] host" in refusal(errors.TunnelError).message
+    message = refusal(errors.TunnelError).message
+    assert ("no route to [ngrok token] host" in message, "\\n" in message) == (True, False)
 
 
 def test_an_agent_that_knows_no_endpoints_is_too_old(agent: InstallAgent) -> None:
@@ -376,6 +378,17 @@ def test_what_cannot_be_a_domain_is_refused_at_once(domain: str) -> None:
 @pytest.mark.parametrize("behaviour", [{"silent": True}, {"hangs_in_api": True}])
 def test_a_silent_agent_is_ended_and_told(agent: InstallAgent, behaviour: dict[str, Any]) -> None:
     agent(**behaviour)
+    assert "within 0.5 s" in refusal(errors.AgentSilent, connect_seconds=0.5).message
+
+
+def test_an_agent_whose_children_hold_its_output_is_ended_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ngrok"
+    program.write_text(f"#!/bin/sh\n{sys.executable} -c 'input()' <>{tmp_path}/pipe\necho over\n")
+    os.mkfifo(tmp_path / "pipe")
+    program.chmod(0o700)
+    monkeypatch.setenv("PYNGROK_NGROK_PATH", str(program))
     assert "within 0.5 s" in refusal(errors.AgentSilent, connect_seconds=0.5).message
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,7 +129,7 @@ class Agent:
         until = time.monotonic() + END_SECONDS
         while self._is_starting() and time.monotonic() < until:
             if self._process is not None:
-                self._process.kill()
+                _kill(self._process)
             self._settled.wait(CHECK_SECONDS)
 
     def _explained(self, error: Exception, domain: str | None) -> TunnelError:
@@ -205,6 +206,16 @@ def _wait_for_reader(running: agents.NgrokProcess | None) -> None:
         reader.join(END_SECONDS)
         if not reader.is_alive():
             _close_output(running.proc)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """With its children, who may hold its output open, for whose end pyngrok waits."""
+    if os.name == "posix":
+        # It leads a session of its own.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _close_output(process: subprocess.Popen[str]) -> None:

@@ -24,7 +24,7 @@ ALL_CODES = "https://ngrok.com/docs/errors"
 LONGEST_REASON = 200
 
 NOT_A_TOKEN = "The ngrok token does not look like an ngrok authtoken"
-BAD_NAME = "{domain} is not a name that ngrok accepts"
+BAD_NAME = "The domain {domain} is not a name that ngrok accepts"
 BARE_NAME = "Give the bare name as it stands at https://dashboard.ngrok.com/domains, such as NAME.ngrok-free.app."
 PAID_NAME = "ngrok's free plan cannot use the domain {domain}"
 TOO_OLD = "The ngrok agent at {program} is too old"
@@ -108,10 +108,12 @@ def explained(text: str, *, domain: str | None, program: Path) -> TunnelError:
     found = ERROR_CODE.search(text)
     if found is None:
         return _without_code(text, program)
-    kind, message, hint = REASONS.get(found[1], (TunnelError, "ngrok refused the tunnel", f"See {ALL_CODES}."))
+    explanation = f"{ALL_CODES}/{found[0].lower()}"
+    kind, message, hint = REASONS.get(found[1], (TunnelError, "ngrok refused the tunnel", f"See {explanation}."))
     # Without a domain of one's own ngrok gives the account's, whose name only ngrok knows.
     message = message.format(domain=domain or "of your ngrok account", program=program)
-    japanese = JAPANESE.get(found[1], "").format(program=program)
+    unknown = "" if found[1] in REASONS else f"ngrok が接続を断りました。理由は {explanation} にあります。"
+    japanese = JAPANESE.get(found[1], unknown).format(program=program)
     return kind(f"{message} ({found[0]}).", hint=hint and hint.format(program=program), japanese=japanese)
 
 
@@ -128,8 +130,19 @@ def silent(program: Path, seconds: float) -> TunnelError:
     )
 
 
+def lost(url: str) -> TunnelError:
+    return TunnelError(
+        f"The ngrok agent has ended, and {url} leads nowhere any more.",
+        hint="It may have been ended at https://dashboard.ngrok.com/agents. Stop the chat (Ctrl+C, or the cell's ■), "
+        "and start it again to open the link anew.",
+        japanese=f"ngrok のプログラムが終了し、{url} はつながらなくなりました。このセルを ■ で止めて、もう一度実行して"
+        "ください。",
+    )
+
+
 def _without_code(text: str, program: Path) -> TunnelError:
-    reason = " ".join(text.split())[:LONGEST_REASON].rstrip(".")
+    # The agent's log writes the ends of lines as two characters each.
+    reason = " ".join(re.sub(r"\\[rn]", " ", text).split())[:LONGEST_REASON].rstrip(".")
     if reason:
         return TunnelError(f"The ngrok agent could not open a tunnel: {reason}.")
     return AgentSilent(f"The ngrok agent at {program} ended without a word.", hint=UPDATE.format(program=program))
