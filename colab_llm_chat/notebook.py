@@ -27,6 +27,7 @@ from .web.server import interrupted_once
 
 log = logging.getLogger("colab_llm_chat")
 
+NGROK_SECRET = "NGROK_AUTHTOKEN"
 MODEL_OF_THE_FORM = "rinna/llama-3-youko-8b"
 # A loaded model stays as it is when these change.
 BESIDE_THE_MODEL = {
@@ -77,7 +78,7 @@ class NotebookChat(Chat):
 class Notebook:
     """What the notebook's cells share; the settings cell makes a new one, which takes over what still fits."""
 
-    def __init__(self, settings: Settings, *, ngrok_secret_name: str = "NGROK_AUTHTOKEN") -> None:
+    def __init__(self, settings: Settings, *, ngrok_secret_name: str = NGROK_SECRET) -> None:
         self.settings = settings
         self._form = settings
         self._ngrok_secret_name = ngrok_secret_name
@@ -89,7 +90,8 @@ class Notebook:
         """By the names of the settings cell. `form` is the cell's namespace, with the earlier `notebook` in a rerun."""
         show_log()
         before = form.get("notebook")
-        notebook = cls(_settings_from(form), ngrok_secret_name=str(form.get("NGROK_SECRET_NAME", "")).strip())
+        secret_name = str(form.get("NGROK_SECRET_NAME") or "").strip() or NGROK_SECRET
+        notebook = cls(_settings_from(form), ngrok_secret_name=secret_name)
         if isinstance(before, cls):
             notebook._take_over(before)
         else:
@@ -108,7 +110,7 @@ class Notebook:
         """The ngrok token when a tunnel needs it, the Hub's credential when there is one. Raises SecretMissing."""
         self._set(hf_token=_optional_secret("HF_TOKEN") or self._form.hf_token)
         if self.settings.tunnel == "ngrok":
-            value = read_secret(self._ngrok_secret_name, environment_name="NGROK_AUTHTOKEN")
+            value = read_secret(self._ngrok_secret_name, environment_name=NGROK_SECRET)
             self._set(ngrok_token=SecretStr(value))
             print(f"Read the secret / 読み取りました: {self._ngrok_secret_name}")
 
@@ -162,6 +164,8 @@ class Notebook:
             show_in_frame(app.bound_port or self.settings.port, link(app, ""))
         elif url is not None:
             print(f"Public URL: {url}\n{BROWSER_LINK}{link(app, url)}\n{WARNING}\n{_curl(app, url)}", flush=True)
+        else:
+            print(f"{LOCAL_LINK}{link(app)}\n{WARNING}\n{_curl(app, f'http://127.0.0.1:{app.bound_port}')}", flush=True)
         print(STOPPING, flush=True)
         attend(app, chat, on_ok=lambda: _say_ready(chat), on_failed=_tell_failure)
 
@@ -251,7 +255,8 @@ def _settings_from(form: Mapping[str, Any]) -> Settings:
             f"{names[field]}: {first['msg']}{shown}.",
             param=field,
             hint="Correct it in the settings cell, and run that cell again.",
-            japanese="設定のセルの値を直して、そのセルをもう一度実行してください。",
+            japanese=f"{names[field]} の値が正しくありません{shown}。設定のセルの値を直して、そのセルをもう一度実行して"
+            "ください。",
         ) from None
 
 
@@ -287,6 +292,7 @@ def _curl(app: ChatApp, url: str) -> str:
 
 
 BROWSER_LINK = "In a browser / ブラウザで開く: "
+LOCAL_LINK = "On this machine only / このマシンの中だけのリンク: "
 COLAB_LINK = "In this browser only / このブラウザ専用のリンク: "
 WARNING = (
     "Warning: the link and the command below contain the access key, and saved outputs of this notebook contain "

@@ -105,6 +105,33 @@ def test_a_wrong_value_is_refused_by_the_forms_own_name(name: str, value: Any) -
         notebook(**{name: value})
 
 
+def test_a_wrong_value_is_named_in_japanese_too() -> None:
+    with pytest.raises(UsageError) as caught:
+        notebook(FLASK_PORT="abc")
+    assert "FLASK_PORT の値が正しくありません (given: 'abc')" in caught.value.japanese
+
+
+@pytest.mark.parametrize("name", ["", "  ", None])
+def test_without_a_name_of_its_own_the_ngrok_secret_has_the_usual_one(colab: ColabStandIn, name: str | None) -> None:
+    started = notebook(TUNNEL="ngrok", NGROK_SECRET_NAME=name)
+    started.read_secrets()
+    assert started.settings.ngrok_token is not None
+
+
+def test_without_any_tunnel_the_cell_tells_the_local_link(capsys: pytest.CaptureFixture[str]) -> None:
+    started = notebook(TUNNEL="none", FLASK_PORT=0)
+    app = started.build_app()
+    links = []
+
+    def on_ready(app: ChatApp) -> None:
+        started.open_tunnel(app)
+        links.append(link(app))
+        app.shutdown()
+
+    app.run(on_ready=on_ready)
+    assert links[0] in capsys.readouterr().out
+
+
 def test_a_wrong_hub_token_in_the_form_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         notebook(HF_TOKEN=12345)
