@@ -1,12 +1,13 @@
-"""`python -m benchmarks.readme` writes the tables of both READMEs that derive from the code: settings and errors."""
+"""`python -m benchmarks.readme` writes what derives from the code into both READMEs: settings, errors, fields."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks import openai_tables
 from colab_llm_chat.errors import ChatError, ColabError, TunnelError, UsageError
 from colab_llm_chat.settings import markdown_table
 
@@ -24,8 +25,8 @@ def main() -> int:
 
 def with_tables(text: str) -> str:
     """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` written anew."""
-    for name, table in {"settings": markdown_table(), "errors": errors_table()}.items():
-        text = with_block(text, name, table)
+    for name, write in BLOCKS.items():
+        text = with_block(text, name, write())
     return text
 
 
@@ -57,6 +58,16 @@ def _as_code(hint: str) -> str:
     """Flags as code, so that no renderer joins their dashes."""
     return re.sub(r"(?<!\S)(--[a-z-]+(?: 4bit| 8bit)?)", r"`\1`", hint)
 
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": markdown_table,
+    "errors": errors_table,
+    "chat-fields": openai_tables.chat_fields,
+    "ignored-fields": openai_tables.ignored_fields,
+    "refused-fields": openai_tables.refused_fields,
+    "other-fields": openai_tables.other_fields,
+    "json-schemas": openai_tables.json_schemas,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

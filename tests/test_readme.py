@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.readme import READMES, ROOT, errors_table, with_tables
+from benchmarks import openai_tables
+from benchmarks.readme import BLOCKS, READMES, ROOT, with_tables
 from benchmarks.server import Served, served
 from colab_llm_chat.cli import cli
 from colab_llm_chat.colab.agent_errors import REASONS
 from colab_llm_chat.protocol import simple
-from colab_llm_chat.settings import SamplingParams, markdown_table
+from colab_llm_chat.protocol.openai_fields import IGNORED, UNSUPPORTED
+from colab_llm_chat.protocol.openapi import ROUTES
+from colab_llm_chat.protocol.reply_models import SimpleChatReply
+from colab_llm_chat.settings import SamplingParams
+from colab_llm_chat.text.formats import CALL_FORMATS, THINKING
 
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in READMES}
 ENGLISH, JAPANESE = TEXTS["README.md"], TEXTS["README.ja.md"]
@@ -29,8 +34,8 @@ PUBLIC_URL = "https://NAME.ngrok-free.app"
 NOTEBOOK = ROOT / "notebooks" / "colab_llm_chat.ipynb"
 # Those that ngrok shows to visitors; the notebook never meets them.
 VISITORS_ERRORS = {"725", "727", "734", "3200", "8012"}
-# What every reply of the demo model has: half-width katakana.
-CRY = re.compile("[ｦ-ﾟ]")
+# What every reply of the demo model has: half-width katakana. Kept to a schema it has what that allows.
+CRY = re.compile("[ｦ-ﾟ]|^mood='(sleepy|hungry|playful)'$", re.MULTILINE)
 RUNNERS = {
     "sh": ["sh", "-c"],
     "python": [sys.executable, "-c"],
@@ -148,8 +153,9 @@ def test_every_error_of_ngroks_is_known(text: str) -> None:
 
 
 def test_there_are_examples_in_every_language_and_of_streams() -> None:
-    assert [language for language, _ in examples()] == ["sh", "sh", "python", "python", "js", "js"]
-    assert len([code for _, code in examples() if re.search(r'"?stream"?: true', code)]) == 2
+    languages = ["sh", "sh", "python", "python", "js", "js", "python", "sh", "python", "sh"]
+    assert [language for language, _ in examples()] == languages
+    assert len([code for _, code in examples() if re.search(r'stream"?(: true|=True)', code)]) == 3
 
 
 def test_the_request_table_names_every_field() -> None:
@@ -161,20 +167,40 @@ def test_the_request_table_names_every_field() -> None:
 def test_the_reply_table_names_what_a_reply_has(server: Served) -> None:
     named = [field for row in table_under("Reply") for field in row]
     reply = reply_to(server, message="おはよう", conversationId="c", messageId=1)
-    assert sorted(named) == sorted(reply)
+    assert sorted(named) == sorted([*reply, "reasoning"]) == sorted(SimpleChatReply.model_fields)
     assert all(f"`{field}`" in ENGLISH for field in reply["usage"])
 
 
 @both
 def test_the_tables_are_those_of_the_code(text: str) -> None:
     assert with_tables(text) == text
-    assert f"<!-- settings -->\n{markdown_table()}\n<!-- /settings -->" in text
-    assert f"<!-- errors -->\n{errors_table()}\n<!-- /errors -->" in text
+    for name, write in BLOCKS.items():
+        assert f"<!-- {name} -->\n{write()}\n<!-- /{name} -->" in text
 
 
 def test_a_readme_without_the_tables_places_is_refused() -> None:
     with pytest.raises(ValueError, match="settings"):
         with_tables(ENGLISH.replace("<!-- settings -->", ""))
+
+
+def test_a_field_of_which_nothing_is_said_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(openai_tables.SAID, "messages")
+    with pytest.raises(ValueError, match="messages"):
+        openai_tables.chat_fields()
+
+
+@both
+def test_every_field_ignored_or_refused_is_named(text: str) -> None:
+    assert [name for name in (*IGNORED, *UNSUPPORTED) if f"`{name}`" not in text] == []
+
+
+@both
+def test_every_route_and_every_format_of_calls_and_reasoning_is_named(text: str) -> None:
+    code = code_of(text).replace("\\|", "|")
+    assert [route.path for route in ROUTES if route.path.replace("{name}", "NAME") not in code] == []
+    marks = [mark for one in CALL_FORMATS for mark in one.openings]
+    marks += [mark for one in THINKING for mark in (one.open, one.close)]
+    assert [mark for mark in marks if mark not in code] == []
 
 
 @both
