@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from colab_llm_chat.errors import EngineFailed
-from colab_llm_chat.protocol.messages import Status
+from colab_llm_chat.protocol.messages import Delta, Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from tests.browser import launched
@@ -156,10 +156,14 @@ def test_the_page_tells_whom_the_messages_pass(visitors: Visitors, locale: str, 
 @pytest.mark.parametrize("width", [320, 390])
 def test_on_a_phone_nothing_is_cut_off_or_needs_sideways_scrolling(visitors: Visitors, width: int) -> None:
     state = Status(state="ok", model_id="somebody/a-model-whose-name-is-very-long-indeed-7b-instruct")
-    chat = ScriptedChat(steps=["x" * 300, LONG_REPLY], state=state, end=reply_end("length"))
+    thought = Delta(reasoning="z" * 300)
+    chat = ScriptedChat(steps=[thought, "x" * 300, LONG_REPLY], state=state, end=reply_end("length"))
     page = visitors.open_chat(chat, **{**PHONE, "locale": "ja-JP", "viewport": {"width": width, "height": 700}})
     send(page, "y" * 300)
     expect_reply(page, re.compile("^x{300}The sea"))
+    page.locator("summary").tap()
+    expect(page.locator(".thoughts")).to_be_visible()
+    page.locator("#jump").tap()
     widths = "[document.documentElement, scroller].map((one) => one.scrollWidth)"
     assert page.evaluate(widths) == [width, width]
     for part in ("#message", "#send", "#new-chat", ".privacy", ".under"):
@@ -188,14 +192,14 @@ def test_the_keyboard_alone_is_enough(visitors: Visitors) -> None:
 
 
 def expect_names(page: Page) -> None:
-    controls = page.locator("a, button, input, textarea, progress, [tabindex]").filter(visible=True).all()
+    controls = page.locator("a, button, input, textarea, progress, summary, [tabindex]").filter(visible=True).all()
     assert len(controls) >= 4
     for control in controls:
         expect(control).to_have_accessible_name(re.compile(r"\S"))
 
 
 def test_every_control_has_a_name(visitors: Visitors) -> None:
-    chat = ScriptedChat(state=LOADING, end=reply_end("length"))
+    chat = ScriptedChat(steps=[Delta(reasoning="Hm."), "Hello"], state=LOADING, end=reply_end("length"))
     page = visitors.open_chat(chat)
     expect(page.get_by_role("progressbar")).to_be_visible()
     expect_names(page)
@@ -215,7 +219,7 @@ def test_every_control_of_the_sign_in_form_has_a_name(visitors: Visitors) -> Non
 
 def test_a_screen_reader_hears_a_reply_once_and_whole(visitors: Visitors) -> None:
     gate = threading.Event()
-    page = visitors.open_chat(ScriptedChat(steps=["Hel", gate, "lo"]))
+    page = visitors.open_chat(ScriptedChat(steps=[Delta(reasoning="Hm."), "Hel", gate, "lo"]))
     expect(page.get_by_role("log", name="Conversation")).to_have_attribute("aria-live", "off")
     send(page, "Hi")
     expect_reply(page, "Hel", status="streaming")
@@ -226,10 +230,11 @@ def test_a_screen_reader_hears_a_reply_once_and_whole(visitors: Visitors) -> Non
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_all_text_stands_out_from_its_ground(visitors: Visitors, colours: str) -> None:
-    chat = ScriptedChat(end=reply_end("length"))
+    chat = ScriptedChat(steps=[Delta(reasoning="Hm."), "Hello"], end=reply_end("length"))
     page = visitors.open_chat(chat, color_scheme=colours)
     send(page, "Hi")
     expect_reply(page, "Hello")
+    page.locator("summary").click()
     chat.end, chat.state = reply_end(dropped_messages=2), LOADING
     send(page, "Two")
     expect_reply(page, "Hello", number=2)
