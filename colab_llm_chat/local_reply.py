@@ -186,6 +186,7 @@ class LocalReply:
             completion_tokens=tokens,
             seconds=round(seconds, 3),
             tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
+            cached_tokens=begun.generation.cached_tokens,
             reasoning_tokens=begun.text.reasoning_tokens,
         )
         called = reason == "stop" and begun.text.called

@@ -27,6 +27,10 @@ log = logging.getLogger("colab_llm_chat")
 
 Message = dict[str, Any]
 
+# Of the memory that is free beside the weights, the share for keys and values: the rest is for what a step computes,
+# and on the CPU for everybody else.
+KV_SHARE = {"cpu": 0.4, "cuda": 0.8}
+
 
 class Worker:
     """Loads the model, then steps the engine while there is something to do."""
@@ -65,6 +69,7 @@ class Worker:
         from .engine.choose import choose_runner
         from .engine.grammar import Grammars
         from .engine.loop import Engine
+        from .models.hardware import free_bytes
         from .models.load import load_model, load_tokenizer
 
         # Now, and beside the weights: it holds the interpreter for a second, which later would hold up every reply.
@@ -77,6 +82,7 @@ class Worker:
             runner,
             max_rows=settings.max_rows,
             context_length=context_length,
+            kv_bytes=int(KV_SHARE[loaded.model.device.type] * free_bytes(loaded.model.device)),
             beat=lambda: self._report(StepReport()),
         )
         self._grammars.exception()
@@ -99,6 +105,7 @@ class Worker:
             eos_token_ids=frozenset(message["eos_token_ids"]),
             rules=TokenRules.model_validate_json(message["rules"]),
             background=message["background"],
+            owner=message["owner"],
         )
         if sequence.rules.grammar is None:
             self._admit(sequence)
@@ -138,7 +145,7 @@ class Worker:
             (one, token_id, told.logprob, told.top) if (told := report.logprobs.get(one)) else (one, token_id)
             for one, token_id in report.tokens
         ]
-        self._send({"step": tokens, "ended": report.ended, "errors": errors})
+        self._send({"step": tokens, "cached": report.cached, "ended": report.ended, "errors": errors})
 
     def _tell(self, progress: float, detail: str) -> None:
         self._send({"loading": progress, "detail": detail})

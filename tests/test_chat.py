@@ -83,6 +83,17 @@ def test_usage_tells_seconds_and_speed(chat: Chat) -> None:
     assert usage.tokens_per_second == pytest.approx(usage.completion_tokens / usage.seconds, rel=0.1)
 
 
+def test_the_next_turn_reads_only_what_is_new(chat: Chat) -> None:
+    asked = Message("user", "a conversation that nobody had before")
+    text, end = read(chat.stream(request(messages=(asked,), max_new_tokens=40)))
+    turns = (asked, Message("assistant", text), Message("user", "go on"))
+    _, again = read(chat.stream(request(messages=turns)))
+    # The reply's text need not become the same ids again, but the prompt before it does.
+    known = end.usage.prompt_tokens
+    assert end.usage.cached_tokens < known - 5
+    assert known <= again.usage.cached_tokens < again.usage.prompt_tokens
+
+
 def test_a_stop_string_ends_the_reply_before_it(chat: Chat) -> None:
     whole, _ = read(chat.stream(request(max_new_tokens=60)))
     stop = whole[20:23]

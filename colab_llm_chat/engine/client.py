@@ -64,10 +64,14 @@ class EngineStatus:
 
 
 class Generation:
-    """One submitted sequence: take its progress from one thread, cancel from any."""
+    """One submitted sequence: take its progress from one thread, cancel from any.
+
+    `cached_tokens` of its prompt need not be computed: known once there is progress.
+    """
 
     def __init__(self, sequence_id: int, on_cancel: Callable[[int], None]) -> None:
         self.sequence_id = sequence_id
+        self.cached_tokens = 0
         self._events: SimpleQueue[Progress] = SimpleQueue()
         self._on_cancel = on_cancel
 
@@ -127,8 +131,9 @@ class EngineClient:
         eos_token_ids: list[int],
         rules: TokenRules = TokenRules(),  # noqa: B008 - frozen
         background: bool = False,
+        owner: str = "",
     ) -> Generation:
-        """Start a generation; one in the background runs while no other does.
+        """Start a generation; one in the background runs while no other does. It reuses only what its owner typed.
 
         Raises EngineFailed while there is no engine to take it, InvalidRequest for a bias on an id that it lacks.
         """
@@ -152,6 +157,7 @@ class EngineClient:
                     "eos_token_ids": eos_token_ids,
                     "rules": rules.model_dump_json(),
                     "background": background,
+                    "owner": owner,
                 }
             )
         return generation
@@ -259,6 +265,9 @@ class EngineClient:
 
     def _deliver(self, message: Message) -> None:
         with self._lock:
+            for sequence_id, cached in message["cached"]:
+                if sequence_id in self._live:
+                    self._live[sequence_id].cached_tokens = cached
             for sequence_id, token_id, *told in message["step"]:
                 if sequence_id in self._live:
                     logprobs = (Logprobs(told[0], tuple((one, p) for one, p in told[1])),) if told else ()

@@ -21,9 +21,18 @@ class Engine:
     """Generates for many sequences at once: submit, cancel, and step while `busy`."""
 
     def __init__(
-        self, runner: Runner, *, max_rows: int, context_length: int, beat: Callable[[], None] = lambda: None
+        self,
+        runner: Runner,
+        *,
+        max_rows: int,
+        context_length: int,
+        kv_bytes: int | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`beat` is called between the forwards of a step that needs several, as a sign of life."""
+        """`kv_bytes` is what keys and values may take; None is enough for `max_rows` of the longest conversations.
+        `beat` is called between the forwards of a step that needs several, as a sign of life.
+        """
+        runner.limit(positions=max_rows * context_length, kv_bytes=kv_bytes)
         self._runner = runner
         self._beat = beat
         self._context_length = context_length
@@ -59,6 +68,8 @@ class Engine:
         report = StepReport()
         began = time.perf_counter()
         step = self._scheduler.schedule()
+        if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
+            report.cached.append((chunk.sequence.sequence_id, chunk.start))
         drawn = self._attempt(step)
         if isinstance(drawn, Exception):
             step, drawn = self._isolate(step, report)
@@ -114,18 +125,18 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: ChatError, report: StepReport) -> None:
         report.failed.append((sequence.sequence_id, error))
-        slot = self._drop(sequence)
-        if slot is not None:
-            self._runner.scrub(slot)
+        slot = self._scheduler.slot_of(sequence)
+        for spoilt in [] if slot is None else [slot, *self._scheduler.prefixes.distrust(sequence)]:
+            self._runner.scrub(spoilt)
+        self._drop(sequence, keep=False)
 
-    def _drop(self, sequence: Sequence) -> int | None:
-        """Forget a sequence; returns the arena slot that is free now, if it had one."""
+    def _drop(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Forget a sequence, but for its prefix."""
         self._alive.pop(sequence.sequence_id, None)
-        slot = self._scheduler.remove(sequence)
+        self._scheduler.remove(sequence, keep=keep)
         self._runner.forget(sequence)
         if not self._scheduler.busy:
-            self._runner.idle()
-        return slot
+            self._runner.trim(*self._scheduler.extent)
 
 
 def _fault(row: Sequence, drawn: Drawn) -> GenerationFailed | None:
@@ -140,6 +151,8 @@ def _fault(row: Sequence, drawn: Drawn) -> GenerationFailed | None:
 
 
 def _told(error: Exception) -> ChatError:
+    if isinstance(error, ChatError):
+        return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return OutOfMemory("The device ran out of memory for this conversation.")
     return GenerationFailed(f"The model failed while generating this reply ({type(error).__name__}).")

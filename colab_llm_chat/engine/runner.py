@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from .attention import FlatAttention
+from .scheduler import Slots
 from .sequence import Sequence, Step
 from .slots import Arena
 
@@ -24,7 +25,7 @@ log = logging.getLogger("colab_llm_chat")
 FIRST_CHUNK = {"cpu": 32, "cuda": 256}
 
 
-class Runner(Protocol):
+class Runner(Slots, Protocol):
     """What the loop needs of a model, batched or sequential."""
 
     chunk_size: int
@@ -35,10 +36,13 @@ class Runner(Protocol):
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
         ...
 
-    def move(self, source: int, target: int) -> None: ...
-    def scrub(self, slot: int) -> None: ...
-    def forget(self, sequence: Sequence) -> None: ...
-    def idle(self) -> None: ...
+    def limit(self, *, positions: int, kv_bytes: int | None) -> None:
+        """Keep to so much memory for keys and values, whichever is less."""
+        ...
+
+    def trim(self, slots: int, length: int) -> None:
+        """Give back memory beyond what is kept."""
+        ...
 
 
 class FlatRunner:
@@ -79,17 +83,31 @@ class FlatRunner:
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, where]
         return logits[: len(step.sampled)]
 
-    def move(self, source: int, target: int) -> None:
-        self.arena.move(source, target)
+    def limit(self, *, positions: int, kv_bytes: int | None) -> None:
+        each = self.arena.position_bytes
+        self.arena.room = min(positions, kv_bytes // each) if kv_bytes is not None and each else positions
+
+    @property
+    def room(self) -> int:
+        return self.arena.room
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.arena.move(source, target, length)
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        self.arena.swap(one, other, length)
 
     def scrub(self, slot: int) -> None:
         self.arena.scrub(slot)
 
+    def sound(self, slot: int, length: int) -> bool:
+        return self.arena.sound(slot, length)
+
+    def trim(self, slots: int, length: int) -> None:
+        self.arena.trim(slots, length)
+
     def forget(self, sequence: Sequence) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""
-
-    def idle(self) -> None:
-        self.arena.clear()
 
 
 def embedded_ids(model: PreTrainedModel) -> int:

@@ -1,14 +1,17 @@
 """Who runs next: rows that generate, the one prompt that is read in chunks, and those that wait.
 
-Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. Background sequences run while there
-are no others. Knows no tensors.
+Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. The prompt being read and prefixes of
+those that left lie in slots beyond. When memory runs short, prefixes go first, then the youngest row is paused.
+Background sequences run while there are no others. Knows no tensors.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import Protocol
 
+from .prefixes import Prefixes
 from .sequence import Chunk, Sequence, Step
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
@@ -16,12 +19,25 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
 STRETCH = 2.0
 # With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step.
 ALONE_SECONDS = 0.1
+# Slots beyond the rows': prefixes that are kept even while all rows run.
+SPARE_SLOTS = 16
+# A prefix is used up by who goes on from it, not copied, where it loses no more ids: the end of a reply, as text made
+# ids again, is often not what it was.
+LOST_IDS = 16
 
 
 class Slots(Protocol):
-    """The part of a runner that the scheduler needs."""
+    """The part of a runner that the scheduler needs.
 
-    def move(self, source: int, target: int) -> None: ...
+    `room` is the most positions that all slots may have together; None where there are no slots, nor prefixes then.
+    """
+
+    @property
+    def room(self) -> int | None: ...
+    def move(self, source: int, target: int, length: int) -> None: ...
+    def swap(self, one: int, other: int, length: int) -> None: ...
+    def scrub(self, slot: int) -> None: ...
+    def sound(self, slot: int, length: int) -> bool: ...
     def forget(self, sequence: Sequence) -> None: ...
 
 
@@ -33,7 +49,9 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.background: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
+        self.prefixes = Prefixes()
         self._prefill_slot = 0
+        self._source: int | None = None
         self._slots = slots
         self._max_rows = max_rows
         self._whole_prompts = whole_prompts
@@ -48,14 +66,18 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self._queue(sequence).append(sequence)
         if not sequence.background:
-            active = [*self.running, *([self.prefilling] if self.prefilling else [])]
             # The latest first, so that the earliest comes to the queue's front.
-            for other in sorted(active, key=lambda one: -one.sequence_id):
+            for other in sorted(self.active, key=lambda one: -one.sequence_id):
                 if other.background:
                     self.pause(other)
 
+    @property
+    def active(self) -> list[Sequence]:
+        """Those that hold a slot as their own."""
+        return [*self.running, self.prefilling] if self.prefilling else list(self.running)
+
     def pause(self, sequence: Sequence) -> None:
-        """Take a sequence out of its slot; it is the next of its kind to be read again and go on."""
+        """Take a sequence out of its slot; it is the next of its kind to be read again, if need be, and go on."""
         self.remove(sequence)
         self._slots.forget(sequence)
         sequence.rewind()
@@ -65,16 +87,71 @@ class Scheduler:
         """The next step: a token for each running row, and a chunk when a prompt is at hand."""
         alone = all(row.background for row in self.running)
         queue = self.waiting or (self.background if alone else None)
-        if self.prefilling is None and queue and len(self.running) < self._max_rows:
-            self.prefilling = queue.popleft()
-            # Rows can only become fewer while a prompt is read, so this slot stays its own.
-            self._prefill_slot = len(self.running)
+        if self.prefilling is None and queue and len(self.running) < self._max_rows and self._has_room(queue[0]):
+            self._begin(queue.popleft())
+        while not self._make_room() and len(self.active) > 1:
+            self.pause(max(self.active, key=lambda one: one.sequence_id))
         if self.prefilling is None:
-            return Step(list(self.running))
+            return Step(list(self.running), extent=self.extent)
         sequence = self.prefilling
         start = sequence.computed
         end = len(sequence.ids) if self._whole_prompts else start + self._chunk_sizes[bool(self.running)]
-        return Step(list(self.running), Chunk(sequence, self._prefill_slot, start, sequence.ids[start:end]))
+        chunk = Chunk(sequence, self._prefill_slot, start, sequence.ids[start:end], self._source)
+        return Step(list(self.running), chunk, extent=self.extent)
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Give a sequence a slot and what is known of its ids already."""
+        self.prefilling, self._source, held = sequence, None, self.prefixes.held
+        rows = [] if self._slots.room is None else self.running
+        self._prefill_slot, shared = self.prefixes.find(sequence, rows)
+        lost = len(held[self._prefill_slot].ids) - shared if shared and self._prefill_slot in held else None
+        if lost is not None and (lost <= LOST_IDS or not self._fits(len(self.active) + 1)):
+            del held[self._prefill_slot]
+        else:
+            self._prefill_slot = -1
+            self._make_room()
+            source, shared = self.prefixes.find(sequence, rows)
+            self._prefill_slot, self._source = self._free_slot(), source if shared else None
+        sequence.computed = shared
+        if sequence.cached is None:
+            sequence.cached = shared
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many slots, and how many positions of each, hold something."""
+        slots = max([len(self.running) - 1, self._prefill_slot if self.prefilling else -1, *self.prefixes.held]) + 1
+        return slots, max([self.prefixes.longest, *(len(one.ids) for one in self.active)])
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether another one fits beside those that run, once all prefixes are gone."""
+        longest = max(len(one.ids) for one in [*self.active, sequence]) + 1
+        return not self.active or self._fits(len(self.active) + 1, longest)
+
+    def _fits(self, slots: int, length: int | None = None) -> bool:
+        room = self._slots.room
+        return room is None or slots * (self.extent[1] if length is None else length) <= room
+
+    def _make_room(self) -> bool:
+        """Drop the prefixes that the active leave no room for; False if those do not fit themselves."""
+        held = self.prefixes.held
+        most = self._max_rows + SPARE_SLOTS - len(self.active)
+        while held and (len(held) > most or not self._fits(len(self.active) + len(held))):
+            self.prefixes.drop_oldest()
+        while not self._fits(self.extent[0]) and self._free_slot() < self.extent[0] - 1:
+            self._settle(self.extent[0] - 1, self._free_slot())
+        return self._fits(len(self.active) + len(held))
+
+    def _free_slot(self) -> int:
+        taken = {self._prefill_slot if self.prefilling else -1, *self.prefixes.held}
+        return next(slot for slot in count(len(self.running)) if slot not in taken)
+
+    def _settle(self, slot: int, target: int) -> None:
+        """Move what lies beyond the rows to a free slot."""
+        self._slots.move(slot, target, self.extent[1])
+        if slot in self.prefixes.held:
+            self.prefixes.held[target] = self.prefixes.held.pop(slot)
+        else:
+            self._prefill_slot = target
 
     def advance(self, step: Step) -> None:
         """Account for a step that was computed; a prompt read to its end becomes a row."""
@@ -82,28 +159,45 @@ class Scheduler:
             row.computed += 1
         if step.chunk is None or step.chunk.sequence is not self.prefilling:
             return
+        self._source = None
         self.prefilling.computed += len(step.chunk.ids)
         if step.chunk.completes_prompt:
-            if self._prefill_slot != len(self.running):
-                self._slots.move(self._prefill_slot, len(self.running))
+            slot, target = self._prefill_slot, len(self.running)
+            if target in self.prefixes.held:
+                self._slots.swap(slot, target, self.extent[1])
+                self.prefixes.held[slot] = self.prefixes.held.pop(target)
+            elif slot != target:
+                self._slots.move(slot, target, len(self.prefilling.ids))
             self.running.append(self.prefilling)
             self.prefilling = None
 
-    def remove(self, sequence: Sequence) -> int | None:
-        """Take a sequence out wherever it is; the last row moves into its hole. Returns the slot that is free now."""
+    def slot_of(self, sequence: Sequence) -> int | None:
+        if sequence is self.prefilling:
+            return self._prefill_slot
+        return self.running.index(sequence) if sequence in self.running else None
+
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take a sequence out wherever it is; the last row moves into its hole, and a prefix to `keep` into the last's.
+
+        Without `keep` its slot has been scrubbed before.
+        """
+        if (slot := self.slot_of(sequence)) is None:
+            if sequence in self._queue(sequence):
+                self._queue(sequence).remove(sequence)
+            return
+        keep = keep and self._slots.room is not None and sequence.computed > 0
         if sequence is self.prefilling:
             self.prefilling = None
-            return self._prefill_slot
-        if sequence in self.running:
-            hole = self.running.index(sequence)
+            # No logits have told yet whether its numbers are finite.
+            if keep and not (keep := self._slots.sound(slot, sequence.computed)):
+                self._slots.scrub(slot)
+        else:
             last = self.running.pop()
             if last is not sequence:
-                self._slots.move(len(self.running), hole)
-                self.running[hole] = last
-            return len(self.running)
-        if sequence in self._queue(sequence):
-            self._queue(sequence).remove(sequence)
-        return None
+                self._slots.swap(len(self.running), slot, max(len(last.ids), len(sequence.ids)))
+                self.running[slot], slot = last, len(self.running)
+        if keep:
+            self.prefixes.keep(slot, sequence)
 
     def _queue(self, sequence: Sequence) -> deque[Sequence]:
         return self.background if sequence.background else self.waiting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +28,8 @@ class Logprobs:
 class Sequence:
     """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values.
 
-    `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler.
+    `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
+    the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for.
     """
 
     sequence_id: int
@@ -37,7 +38,9 @@ class Sequence:
     eos_token_ids: frozenset[int] = frozenset()
     rules: TokenRules = TokenRules()  # noqa: RUF009 - frozen
     background: bool = False
+    owner: str = ""
     computed: int = 0
+    cached: int | None = None
     matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
@@ -99,12 +102,16 @@ class Sequence:
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """A piece of one prompt: `ids` at positions `start`, `start + 1`, … of arena slot `slot`."""
+    """A piece of one prompt: `ids` at positions `start`, `start + 1`, … of arena slot `slot`.
+
+    What lies before `start` is copied from slot `source` first, unless that is None.
+    """
 
     sequence: Sequence
     slot: int
     start: int
     ids: list[int]
+    source: int | None = None
 
     @property
     def completes_prompt(self) -> bool:
@@ -114,11 +121,15 @@ class Chunk:
 
 @dataclass(slots=True, frozen=True)
 class Step:
-    """What one forward computes: the next token of `rows` (slots `first_slot` on) and at most one chunk."""
+    """What one forward computes: the next token of `rows` (slots `first_slot` on) and at most one chunk.
+
+    `extent` is how many slots, and how many positions of each, hold what is to be kept.
+    """
 
     rows: list[Sequence]
     chunk: Chunk | None = None
     first_slot: int = 0
+    extent: tuple[int, int] = (0, 0)
 
     @property
     def sampled(self) -> list[Sequence]:
@@ -129,14 +140,20 @@ class Step:
 
     def split(self) -> list[Step]:
         """The same work, one sequence a step: to find the one at fault."""
-        singles = [Step([row], first_slot=self.first_slot + i) for i, row in enumerate(self.rows)]
-        return singles if self.chunk is None else [*singles, Step([], chunk=self.chunk)]
+        singles = [
+            replace(self, rows=[row], chunk=None, first_slot=self.first_slot + i) for i, row in enumerate(self.rows)
+        ]
+        return singles if self.chunk is None else [*singles, replace(self, rows=[])]
 
 
 @dataclass(slots=True)
 class StepReport:
-    """What one step brought: new ids, `logprobs` of those that asked, who ended and why, who failed and how."""
+    """What one step brought: new ids, `logprobs` of those that asked, who ended and why, who failed and how.
 
+    `cached` tells of those whose prompt begins to be read how many of its ids need not be.
+    """
+
+    cached: list[tuple[int, int]] = field(default_factory=list)
     tokens: list[tuple[int, int]] = field(default_factory=list)
     logprobs: dict[int, Logprobs] = field(default_factory=dict)
     ended: list[tuple[int, EndReason]] = field(default_factory=list)

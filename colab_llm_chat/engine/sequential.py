@@ -38,17 +38,19 @@ class SequentialRunner:
         rows = [*step.rows, *([step.chunk.sequence] if step.chunk else [])]
         return torch.stack([self._next_logits(row) for row in rows])
 
-    def move(self, source: int, target: int) -> None:
-        """Nothing to do: caches belong to sequences, not to slots."""
+    # Caches belong to sequences, not to slots; few of these models could go on from a part of one.
+    room = None
 
-    def scrub(self, slot: int) -> None:
-        """Nothing to do, likewise."""
+    def limit(self, **kwargs: int | None) -> None: ...
+    def move(self, *args: int) -> None: ...
+    def swap(self, *args: int) -> None: ...
+    def scrub(self, *args: int) -> None: ...
+    def trim(self, *args: int) -> None: ...
+    def sound(self, *args: int) -> bool:
+        return True
 
     def forget(self, sequence: Sequence) -> None:
         self._known.pop(sequence.sequence_id, None)
-
-    def idle(self) -> None:
-        self._known.clear()
 
     def _next_logits(self, row: Sequence) -> torch.Tensor:
         """[vocab] after the row's last id; kept, so that the same step can be run twice."""
