@@ -311,6 +311,33 @@ def test_what_a_name_chooses_must_be_there(name: str) -> None:
     assert (refusal(model=name).status, refusal(model=name).code) == (404, "model_not_found")
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    return {"a": _nested(levels - 1)} if levels else {}
+
+
+FREE = {
+    "tools": lambda value: [{"type": "function", "function": {"name": "f", "parameters": {"default": value}}}],
+    "response_format": lambda value: {"type": "json_schema", "json_schema": {"schema": {"default": value}}},
+    "chat_template_kwargs": lambda value: {"default": value},
+}
+
+
+@pytest.mark.parametrize("value", [float("inf"), _nested(100)], ids=["beyond every float", "nested too deeply"])
+@pytest.mark.parametrize("name", FREE)
+def test_json_that_could_not_be_written_again_is_refused(name: str, value: Any) -> None:
+    sent = json.dumps({"messages": [USER], name: FREE[name](value)}).replace("Infinity", "1e999")
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat_completion(sent.encode(), SETTINGS)
+    assert str(caught.value.param).startswith(name)
+
+
+def test_lone_surrogates_are_replaced_in_schemas_and_template_kwargs_too() -> None:
+    request = chat(**{name: make({"\ud800": ["\udc00"]}) for name, make in FREE.items()})
+    mended = {"default": {"\ufffd": ["\ufffd"]}}
+    assert request.tool_use is not None
+    assert (request.tool_use.tools[0].parameters, request.json_schema, request.template_kwargs) == (mended,) * 3
+
+
 def test_any_other_model_is_served_by_the_loaded_one_unless_strict() -> None:
     strict = Settings(strict_model=True, model_id="/models/cat")
     assert parse(model="gpt-4o").model == "catbot"

@@ -411,6 +411,13 @@ def test_the_sdk_raises_what_is_refused(sdk: OpenAI) -> None:
     assert (caught.value.param, caught.value.code) == ("previous_response_id", "unsupported_parameter")
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_metadata_that_could_not_come_back_is_refused(number: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_responses(b'{"input": "hi", "metadata": {"a": %b}}' % number.encode(), SETTINGS)
+    assert caught.value.param == "metadata"
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

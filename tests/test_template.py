@@ -43,6 +43,19 @@ def test_arguments_that_are_no_json_stay_text() -> None:
     assert '"arguments": "{oops"' in prompt_of(byte_level(HERMES), with_tools(ASKED, called, ANSWERED)).text
 
 
+@pytest.mark.parametrize("arguments", ['{"q": ' * 900 + "1" + "}" * 900, '{"q": 1e999}'])
+def test_arguments_that_no_template_could_write_stay_text(arguments: str) -> None:
+    called = Message("assistant", "", tool_calls=(ToolCall(call_id="1", name="weather", arguments=arguments),))
+    text = prompt_of(byte_level(HERMES), with_tools(ASKED, called, ANSWERED), context_length=100_000).text
+    assert f'"arguments": {json.dumps(arguments)}' in text
+
+
+def test_half_a_character_in_arguments_is_replaced() -> None:
+    called = Message("assistant", "", tool_calls=(ToolCall(call_id="1", name="weather", arguments=r'{"q": "\ud83d"}'),))
+    text = prompt_of(byte_level(HERMES), with_tools(ASKED, called, ANSWERED)).text
+    assert '"arguments": {"q": "\ufffd"}' in text
+
+
 def test_a_template_that_joins_arguments_to_text_gets_text() -> None:
     joining = HERMES.replace("c.function.arguments | tojson", "'' + c.function.arguments")
     assert '"arguments": {"city":"東京"}}' in prompt_of(byte_level(joining), with_tools(ASKED, CALLED, ANSWERED)).text
@@ -80,10 +93,10 @@ def test_template_kwargs_reach_the_template() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "eos_token"]
+    "name", ["messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "eos_token", "self"]
 )
 def test_template_kwargs_that_belong_to_the_server_are_refused(name: str) -> None:
-    with pytest.raises(InvalidRequest, match=name) as caught:
+    with pytest.raises(InvalidRequest, match=f"cannot set '{name}'") as caught:
         prompt_of(byte_level(CHATML), asking(template_kwargs={name: "x"}))
     assert caught.value.param == "chat_template_kwargs"
 

@@ -6,6 +6,7 @@ Knows no route and no field; never repeats the sender's text in an error.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,8 @@ from ..errors import InvalidRequest
 Model = TypeVar("Model", bound=BaseModel)
 
 OWN_WORDS = "own_words"
+# Chat templates and compilers of schemas go down by recursion.
+DEEPEST = 100
 # The library's kinds of fault in words for people who know JSON, not Python.
 SENTENCES = {
     OWN_WORDS: "{sentence}",
@@ -88,6 +91,22 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def sound(value: Any, depth: int = DEEPEST) -> Any:
+    """A JSON value that can be written as JSON again, with its texts `well_formed`.
+
+    Raises the fault of one that is nested too deeply, or has a number beyond every float.
+    """
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise fault("has a number that is too large")
+    if isinstance(value, dict | list) and depth == 0:
+        raise fault(f"is nested more than {DEEPEST} levels deep")
+    if isinstance(value, dict):
+        return {well_formed(key): sound(one, depth - 1) for key, one in value.items()}
+    return [sound(one, depth - 1) for one in value] if isinstance(value, list) else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
-from .fields import Text, Whole
+from .fields import JsonObject, Text, Whole
 from .messages import ChatRequest, Message
 from .model_names import shown_name
 from .openai_fields import (
@@ -65,7 +65,7 @@ class ChatCompletionBody(SampledBody):
     response_format: ResponseFormat = None
     modalities: Modalities = None
     reasoning_effort: Text | None = Field(None, description="Goes to the chat template; `none` turns thinking off.")
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = Field(None, description="Carry the last message, the assistant's, on.")
     add_generation_prompt: bool | None = None
 

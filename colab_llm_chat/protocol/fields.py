@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ..settings import SamplingParams
-from .body import fault, well_formed
+from .body import fault, sound, well_formed
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1_000
@@ -57,6 +57,7 @@ def _whole(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(mended)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(sound)]
 Content = Annotated[str, BeforeValidator(joined_parts), WithJsonSchema(CONTENT_SCHEMA)]
 Stops = Annotated[
     tuple[str, ...],

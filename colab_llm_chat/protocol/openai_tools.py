@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from ..errors import InvalidRequest
-from .body import fault
-from .fields import Text
+from .body import fault, sound
+from .fields import JsonObject, Text
 from .messages import Tool, ToolUse
 
 MAX_TOOLS = 128
@@ -40,7 +40,7 @@ class FunctionSpec(BaseModel):
 
     name: FunctionName
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
     def tool(self) -> Tool:
@@ -92,7 +92,7 @@ def _json_schema(value: object) -> object:
         case {"type": "json_object"}:
             return {}
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            return schema
+            return sound(schema)
         case {"type": "json_schema", "json_schema": dict(named)} if named.get("schema") is None:
             return {}
     raise fault('must be of type "text", "json_object", or "json_schema" with a `json_schema` that has a `schema`')

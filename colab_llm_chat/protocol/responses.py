@@ -15,7 +15,7 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
 from .body import fault
-from .fields import Text, Whole
+from .fields import JsonObject, Text, Whole
 from .messages import ChatRequest, Message, ToolUse
 from .model_names import shown_name
 from .openai_fields import SampledBody, asks_background, parse_body, refuse_long, sampling, token_rules
@@ -49,7 +49,7 @@ class TextFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"]
     name: Text | None = None
     description: Text | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    json_schema: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -100,8 +100,8 @@ class ResponsesBody(SampledBody):
     include: list[str] | None = Field(None, description=f"`{LOGPROBS}` asks for them; others are without effect.")
     top_logprobs: Whole = Field(None, ge=0, le=20)
     reasoning: Reasoning | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = Field(None, description="Comes back as it is.")
+    chat_template_kwargs: JsonObject | None = None
+    metadata: JsonObject | None = Field(None, description="Comes back as it is.")
 
     @model_validator(mode="before")
     @classmethod

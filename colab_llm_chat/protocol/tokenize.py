@@ -14,7 +14,7 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import Settings
 from .body import parse_object, validated
 from .chat_completions import MAX_MESSAGES, parse_chat_completion
-from .fields import Text
+from .fields import JsonObject, Text
 from .messages import ChatRequest, Message, PromptTokens
 from .model_names import check_model
 from .openai_fields import refuse_long
@@ -36,7 +36,7 @@ class TokenizeBody(BaseModel):
     content: Text | None = Field(None, description="The same as prompt.")
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     add_special_tokens: bool | None = Field(None, description="Only as it is done: for a prompt, not for messages.")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from ..protocol.body import sound
 from ..protocol.messages import Message, Tool, ToolCall
 
 SHORT_ID = 9
@@ -49,9 +50,9 @@ def _call_dict(call: ToolCall, as_text: bool) -> dict[str, Any]:
 
 
 def parsed(arguments: str) -> Any:
-    """The object that the JSON text holds; other text stays text."""
+    """The object that the JSON text holds; other text, and what no template could write, stays text."""
     try:
-        value = json.loads(arguments or "{}")
+        value = sound(json.loads(arguments or "{}"))
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments

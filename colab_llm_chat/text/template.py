@@ -33,7 +33,7 @@ END_OF_CONTENT = "\ufdd2"
 # A template is a program: beside its own refusals it may stumble over what it did not expect.
 REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # What the template gets from here, and the functions that transformers gives it.
-RESERVED = frozenset({"messages", "raise_exception", "strftime_now"})
+RESERVED = frozenset({"self", "messages", "raise_exception", "strftime_now"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
