@@ -18,7 +18,7 @@ from .colab import orphans
 from .colab.drive import settle_drive
 from .colab.runtime import has_gpu, in_colab, read_secret, show_in_frame
 from .errors import ChatError, LoadInterrupted, SecretMissing, SecretNotGranted, UsageError
-from .form import NOT_IN_FORM, form_name
+from .errors.form import NOT_IN_FORM, form_name
 from .launch import attend, described, follow, link, note_worker, open_public
 from .protocol.messages import Status
 from .settings import DEMO_MODEL, SamplingParams, Settings

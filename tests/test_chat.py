@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from colab_llm_chat.chat import Chat
+from colab_llm_chat.chat.reply import LocalReply
 from colab_llm_chat.errors import (
     ChatError,
     ContextLengthExceeded,
@@ -23,7 +24,6 @@ from colab_llm_chat.errors import (
     ModelLoading,
     QueueFull,
 )
-from colab_llm_chat.local_reply import LocalReply
 from colab_llm_chat.models.load import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd
 from colab_llm_chat.settings import SamplingParams, Settings, TokenRules

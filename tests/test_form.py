@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal, get_args, get_origin
 
 import pytest
 
 from colab_llm_chat.cli import cli
 from colab_llm_chat.colab import agent_errors
 from colab_llm_chat.errors import ChatError, ColabError, LoadError, ModelGated, ModelTooLarge, TunnelError
-from colab_llm_chat.form import JAPANESE, NOT_IN_FORM, form_name, in_form_words
+from colab_llm_chat.errors.form import JAPANESE, NOT_IN_FORM, SWITCHES, form_name, in_form_words
 from colab_llm_chat.settings import Settings, flag_of
 
 KANA = re.compile("[ぁ-んァ-ヶ]")
@@ -45,6 +46,18 @@ def test_every_flag_of_the_command_has_a_name_in_the_form_but_secrets_and_the_ad
     left = {flag for flag in flags if in_form_words(flag) == flag}
     assert left == {flag_of(field) for field in NOT_IN_FORM}
     assert in_form_words("--max-rows") == form_name("max_rows") == "MAX_ROWS"
+
+
+def test_switches_and_the_words_that_settings_take_are_known() -> None:
+    fields = Settings.model_fields
+    assert {name for name, field in fields.items() if field.annotation is bool} == SWITCHES
+    words = {
+        word
+        for field in fields.values()
+        if get_origin(field.annotation) is Literal
+        for word in get_args(field.annotation)
+    }
+    assert {in_form_words(f"--tunnel {word}") for word in words} == {f'TUNNEL = "{word}"' for word in words}
 
 
 @pytest.mark.parametrize("kind", sorted(kinds_of(ChatError), key=lambda kind: kind.__name__))

@@ -1,35 +1,26 @@
 """The notebook's form: what it calls the settings, and how errors are told below its cells, in both languages.
 
-Knows errors by the names of their classes only: errors.py asks here for the words.
+Knows errors by the names of their classes, settings by the names of their flags.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
-
-from .settings import Settings, flag_of
 
 # Where the form's names are not the settings' own in capitals.
 FORM_NAMES = {"model_id": "MODEL_NAME", "port": "FLASK_PORT", "system": "SYSTEM_PROMPT", "domain": "NGROK_DOMAIN"}
 NOT_IN_FORM = frozenset({"access_key", "ngrok_token", "host"})
 SECRETS = {"hf_token": "HF_TOKEN"}
+SWITCHES = frozenset({"trust_remote_code", "use_google_drive_cache", "strict_model"})
+
+# A flag, the value after it, and the environment variable that is offered in its place.
+_FLAG = re.compile(r"--([a-z][a-z-]*)(?: (\d+|auto|none|[48]bit|b?float\d+|cpu|cuda|ngrok|colab)\b)?(?: or [A-Z_]+\b)?")
 
 
 def form_name(field: str) -> str:
     """What the settings cell calls a field of Settings."""
     return FORM_NAMES.get(field, field.upper())
-
-
-def _choices(annotation: Any) -> tuple[str, ...]:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-_FIELDS = {flag_of(field): field for field in Settings.model_fields if field not in NOT_IN_FORM}
-_VALUES = {choice for field in Settings.model_fields.values() for choice in _choices(field.annotation)}
-# A flag, the value after it, and the environment variable that is offered in its place.
-_FLAG = re.compile(rf"(--[a-z][a-z-]*)(?: (\d+|{'|'.join(sorted(_VALUES))})\b)?(?: or [A-Z_]+\b)?")
 
 
 def in_form_words(text: str) -> str:
@@ -38,13 +29,13 @@ def in_form_words(text: str) -> str:
 
 
 def _in_form(flag: re.Match[str]) -> str:
-    field = _FIELDS.get(flag[1])
-    if field is None:
+    field = "model_id" if flag[1] == "model-name" else flag[1].replace("-", "_")
+    if field in NOT_IN_FORM or field == "help":
         return flag[0]
     if field in SECRETS:
         return f"the secret {SECRETS[field]} (key icon on the left)"
     value = flag[2]
-    if Settings.model_fields[field].annotation is bool:
+    if field in SWITCHES:
         value = "True"
     elif value and not value.isdigit():
         value = f'"{value}"'

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .engine.client import EngineClient
-from .errors import ChatError, LoadError, ModelLoading, QueueFull
-from .local_reply import LocalReply, Ready
-from .models.load import load_tokenizer
-from .protocol.messages import ChatRequest, PromptTokens, State, Status
-from .settings import Settings
-from .text.prompts import PromptEncoder
+from ..engine.client import EngineClient
+from ..errors import ChatError, LoadError, ModelLoading, QueueFull
+from ..models.load import load_tokenizer
+from ..protocol.messages import ChatRequest, PromptTokens, State, Status
+from ..settings import Settings
+from ..text.prompts import PromptEncoder
+from .reply import LocalReply, Ready
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
