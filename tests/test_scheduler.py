@@ -56,9 +56,6 @@ class Slots:
             assert self.held.get(slot, [])[:start] == one.ids[:start]
             self.held[slot] = one.ids[:start] + ids
 
-    def forget(self, sequence: Sequence) -> None:
-        pass
-
 
 def sequence(sequence_id: int, length: int = 3, *, background: bool = False, reply: int = 6) -> Sequence:
     sampling = SamplingParams(max_new_tokens=reply, seed=sequence_id, temperature=1.0)
@@ -174,7 +171,7 @@ def engine_of(runner: Runner) -> Engine:
 
 def test_a_paused_reply_holds_nothing_on_the_device() -> None:
     runner = SequentialRunner(tiny_model("llama"))
-    scheduler = Scheduler(runner, max_rows=2, chunk_size=8, whole_prompts=True)
+    scheduler = Scheduler(runner.arena, max_rows=2, chunk_size=8, whole_prompts=True, forget=runner.forget)
     row = Sequence(1, [1, 2, 3], SamplingParams(frequency_penalty=1.0))
     row.known = torch.tensor(row.ids)
     scheduler.add(row)

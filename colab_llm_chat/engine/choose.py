@@ -61,7 +61,7 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
     except CANNOT_RUN as error:
         refusal = repr(error)
     if refusal is None:
-        runner.trim(0, 0)
+        runner.arena.trim(0, 0)
         return runner
     log.info("the batched engine does not take %s: %s", name, refusal)
     model.set_attn_implementation(own)

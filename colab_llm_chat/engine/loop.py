@@ -32,13 +32,17 @@ class Engine:
         """`kv_bytes` is what keys and values may take; None is enough for `max_rows` of the longest conversations.
         `beat` is called between the forwards of a step that needs several, as a sign of life.
         """
-        runner.limit(positions=max_rows * context_length, kv_bytes=kv_bytes)
+        runner.arena.limit(max_rows * context_length, kv_bytes)
         self._runner = runner
         self._beat = beat
         self._context_length = context_length
         self._alive: dict[int, Sequence] = {}
         self._scheduler = Scheduler(
-            runner, max_rows=max_rows, chunk_size=runner.chunk_size, whole_prompts=runner.whole_prompts
+            runner.arena,
+            max_rows=max_rows,
+            chunk_size=runner.chunk_size,
+            whole_prompts=runner.whole_prompts,
+            forget=runner.forget,
         )
 
     @property
@@ -127,7 +131,7 @@ class Engine:
         report.failed.append((sequence.sequence_id, error))
         slot = self._scheduler.slot_of(sequence)
         for spoilt in [] if slot is None else [slot, *self._scheduler.prefixes.distrust(sequence)]:
-            self._runner.scrub(spoilt)
+            self._runner.arena.scrub(spoilt)
         self._drop(sequence, keep=False)
 
     def _drop(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -136,7 +140,7 @@ class Engine:
         self._scheduler.remove(sequence, keep=keep)
         self._runner.forget(sequence)
         if not self._scheduler.busy:
-            self._runner.trim(*self._scheduler.extent)
+            self._runner.arena.trim(*self._scheduler.extent)
 
 
 def _fault(row: Sequence, drawn: Drawn) -> GenerationFailed | None:

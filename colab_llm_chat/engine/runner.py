@@ -25,23 +25,22 @@ log = logging.getLogger("colab_llm_chat")
 FIRST_CHUNK = {"cpu": 32, "cuda": 256}
 
 
-class Runner(Slots, Protocol):
+class Runner(Protocol):
     """What the loop needs of a model, batched or sequential."""
 
     chunk_size: int
     whole_prompts: bool
     vocab_size: int
 
+    @property
+    def arena(self) -> Slots: ...
+
     def forward(self, step: Step) -> torch.Tensor:
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
         ...
 
-    def limit(self, *, positions: int, kv_bytes: int | None) -> None:
-        """Keep to so much memory for keys and values, whichever is less."""
-        ...
-
-    def trim(self, slots: int, length: int) -> None:
-        """Give back memory beyond what is kept."""
+    def forget(self, sequence: Sequence) -> None:
+        """Give back what is held for a sequence apart from slots."""
         ...
 
 
@@ -82,29 +81,6 @@ class FlatRunner:
         )
         logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, where]
         return logits[: len(step.sampled)]
-
-    def limit(self, *, positions: int, kv_bytes: int | None) -> None:
-        each = self.arena.position_bytes
-        self.arena.room = min(positions, kv_bytes // each) if kv_bytes is not None and each else positions
-
-    @property
-    def room(self) -> int:
-        return self.arena.room
-
-    def move(self, source: int, target: int, length: int) -> None:
-        self.arena.move(source, target, length)
-
-    def swap(self, one: int, other: int, length: int) -> None:
-        self.arena.swap(one, other, length)
-
-    def scrub(self, slot: int) -> None:
-        self.arena.scrub(slot)
-
-    def sound(self, slot: int, length: int) -> bool:
-        return self.arena.sound(slot, length)
-
-    def trim(self, slots: int, length: int) -> None:
-        self.arena.trim(slots, length)
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""

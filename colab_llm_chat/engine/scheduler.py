@@ -8,6 +8,7 @@ Background sequences run while there are no others. Knows no tensors.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
@@ -38,13 +39,23 @@ class Slots(Protocol):
     def swap(self, one: int, other: int, length: int) -> None: ...
     def scrub(self, slot: int) -> None: ...
     def sound(self, slot: int, length: int) -> bool: ...
-    def forget(self, sequence: Sequence) -> None: ...
+    def trim(self, slots: int, length: int) -> None: ...
+    def limit(self, positions: int, kv_bytes: int | None) -> None: ...
 
 
 class Scheduler:
     """Rows join and leave between steps; prompts are read first come, first served."""
 
-    def __init__(self, slots: Slots, *, max_rows: int, chunk_size: int, whole_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        *,
+        max_rows: int,
+        chunk_size: int,
+        whole_prompts: bool = False,
+        forget: Callable[[Sequence], None] = lambda sequence: None,
+    ) -> None:
+        """`forget` is called for who is paused."""
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.background: deque[Sequence] = deque()
@@ -53,6 +64,7 @@ class Scheduler:
         self._prefill_slot = 0
         self._source: int | None = None
         self._slots = slots
+        self._forget = forget
         self._max_rows = max_rows
         self._whole_prompts = whole_prompts
         # Apart for prompts read alone and beside rows: a size grown alone would make the first reader wait.
@@ -79,7 +91,7 @@ class Scheduler:
     def pause(self, sequence: Sequence) -> None:
         """Take a sequence out of its slot; it is the next of its kind to be read again, if need be, and go on."""
         self.remove(sequence)
-        self._slots.forget(sequence)
+        self._forget(sequence)
         sequence.rewind()
         self._queue(sequence).appendleft(sequence)
 

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
+class NoSlots:
+    """Caches belong to sequences here, and few of these models could go on from a part of one."""
+
+    room = None
+
+    def move(self, *args: int | None) -> None:
+        """Nothing to do."""
+
+    swap = scrub = trim = limit = move
+
+    def sound(self, *args: int) -> bool:
+        return True
+
+
 class SequentialRunner:
     """One forward a sequence and step, prompts read whole (not every model can resume inside a prompt)."""
 
@@ -28,6 +42,7 @@ class SequentialRunner:
     def __init__(self, model: PreTrainedModel, *, cached: bool = True) -> None:
         """Without `cached` each token reads its whole text again: slow, and right for every model."""
         self.vocab_size = embedded_ids(model)
+        self.arena = NoSlots()
         self._model = model
         self._known: dict[int, tuple[int, Any, torch.Tensor]] = {}
         self._takes = inspect.signature(model.forward).parameters
@@ -37,17 +52,6 @@ class SequentialRunner:
     def forward(self, step: Step) -> torch.Tensor:
         rows = [*step.rows, *([step.chunk.sequence] if step.chunk else [])]
         return torch.stack([self._next_logits(row) for row in rows])
-
-    # Caches belong to sequences, not to slots; few of these models could go on from a part of one.
-    room = None
-
-    def limit(self, **kwargs: int | None) -> None: ...
-    def move(self, *args: int) -> None: ...
-    def swap(self, *args: int) -> None: ...
-    def scrub(self, *args: int) -> None: ...
-    def trim(self, *args: int) -> None: ...
-    def sound(self, *args: int) -> bool:
-        return True
 
     def forget(self, sequence: Sequence) -> None:
         self._known.pop(sequence.sequence_id, None)

@@ -31,6 +31,12 @@ class Arena(Cache):
         self._length = 0
         self._where: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    def limit(self, positions: int, kv_bytes: int | None) -> None:
+        """Hold no more than so many positions and bytes, whichever is less."""
+        self.room = positions
+        if kv_bytes is not None and self.position_bytes:
+            self.room = min(positions, kv_bytes // self.position_bytes)
+
     def begin(self, step: Step, *, device: torch.device) -> None:
         """Make room for a step and note where its tokens go.
 
