@@ -56,6 +56,15 @@ def test_a_named_tool_is_the_only_one_that_can_be_called(family: str) -> None:
     assert not accepts(family, with_tools(choice="named", name="clock"), CALLS[family])
 
 
+@pytest.mark.parametrize("family", ["hermes", "llama", "mistral"])
+def test_a_name_in_japanese_is_forced_as_the_template_shows_it(family: str) -> None:
+    tool = Tool(name="天気", parameters={"type": "object"})
+    request = asking(Message("user", "?"), tool_use=ToolUse(tools=(tool,), choice="required"))
+    reply = CALLS[family].replace("weather", "天気").replace('"city": "x", "days": 3', "")
+    assert "天気" in encode(model(family)[0], request, context_length=4096).text
+    assert accepts(family, request, reply)
+
+
 def test_a_choice_that_is_no_tool_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="'dog'") as caught:
         encode(tokenizer_of("hermes"), with_tools(choice="named", name="dog"), context_length=4096)

@@ -82,7 +82,7 @@ def llama(grammar: Grammar, tool: Tool, exact: bool) -> str:
 
 
 def _named(grammar: Grammar, tool: Tool, key: str, *, exact: bool) -> str:
-    head = literal(f'{{"name": {json.dumps(tool.name)}, "{key}": ')
+    head = literal(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "{key}": ')
     return f'{head} {grammar.rule(arguments(tool, exact=exact))} "}}"'
 
 
