@@ -6,7 +6,7 @@ Knows nothing of HTTP, nor of how a reply is made or told.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -23,6 +23,7 @@ from .openai_fields import (
     choices,
     parse_body,
     sampling,
+    template_kwargs,
     token_rules,
 )
 from .openai_messages import ChatMessage, conversation
@@ -102,7 +103,7 @@ def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequ
             parallel=parsed.parallel_tool_calls,
         ),
         json_schema=parsed.response_format,
-        template_kwargs=_template_kwargs(parsed),
+        template_kwargs=template_kwargs(parsed.reasoning_effort, parsed.chat_template_kwargs),
         asked_in="messages",
         background=asks_background(parsed) or is_background(messages),
     )
@@ -141,13 +142,3 @@ def _refuse_to_carry_on(last: Message) -> None:
             "`continue_final_message` needs a last message of the assistant's with text to carry on.",
             param="continue_final_message",
         )
-
-
-def _template_kwargs(body: ChatCompletionBody) -> dict[str, Any]:
-    """What the chat template is told. The key that turns thinking off is the one that most templates have."""
-    effort: dict[str, Any] = {}
-    if body.reasoning_effort is not None:
-        effort = {"reasoning_effort": body.reasoning_effort}
-    if body.reasoning_effort == "none":
-        effort = {"enable_thinking": False}
-    return {**effort, **(body.chat_template_kwargs or {})}

@@ -177,6 +177,14 @@ def token_rules(body: SampledBody, *, top_logprobs: int | None) -> TokenRules:
     )
 
 
+def template_kwargs(effort: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the chat template is told. The key that turns thinking off is the one that most templates have."""
+    told: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+    if effort == "none":
+        told = {"enable_thinking": False}
+    return {**told, **(given or {})}
+
+
 def asks_background(body: SampledBody) -> bool:
     """Whether the body says that nobody waits for its reply."""
     return bool(body.priority)

@@ -18,7 +18,7 @@ from .body import fault
 from .fields import JsonObject, Text, Whole
 from .messages import ChatRequest, Message, ToolUse
 from .model_names import shown_name
-from .openai_fields import SampledBody, asks_background, parse_body, refuse_long, sampling, token_rules
+from .openai_fields import SampledBody, asks_background, parse_body, refuse_long, sampling, template_kwargs, token_rules
 from .openai_tools import MAX_TOOLS, FunctionSpec, ToolChoiceField, tool_use
 from .responses_items import InputItem, InputItems, messages_of
 
@@ -137,7 +137,7 @@ def parse_responses(body: bytes, settings: Settings) -> ResponsesRequest:
         truncation=parsed.truncation or "disabled",
         tool_use=tool_use(tools, parsed.tool_choice, parallel=parsed.parallel_tool_calls),
         json_schema=_json_schema(form),
-        template_kwargs=_template_kwargs(parsed),
+        template_kwargs=template_kwargs((parsed.reasoning or Reasoning()).effort, parsed.chat_template_kwargs),
         asked_in="input",
         background=asks_background(parsed) or is_background(messages),
     )
@@ -180,14 +180,6 @@ def _json_schema(form: TextFormat | None) -> Mapping[str, Any] | None:
     if form is None or form.type == "text":
         return None
     return form.json_schema if form.type == "json_schema" and form.json_schema is not None else {}
-
-
-def _template_kwargs(parsed: ResponsesBody) -> dict[str, Any]:
-    effort = parsed.reasoning.effort if parsed.reasoning else None
-    told: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
-    if effort == "none":
-        told = {"enable_thinking": False}
-    return {**told, **(parsed.chat_template_kwargs or {})}
 
 
 def _repeated(parsed: ResponsesBody, chat: ChatRequest) -> dict[str, Any]:
