@@ -250,3 +250,26 @@ def test_common_counts_the_first_ids_that_are_the_same(shared: int) -> None:
     other = [*one[:shared], -1, *one[shared + 1 :]]
     assert common(one, other) == common(other, one) == shared
     assert common(one, one[:shared]) == shared
+
+
+def kept(*entries: list[int]) -> Prefixes:
+    """Entries in slots 0, 1, …"""
+    prefixes = Prefixes()
+    for slot, ids in enumerate(entries):
+        one = Sequence(slot, ids, SamplingParams())
+        one.computed = len(ids)
+        prefixes.keep(slot, one)
+    return prefixes
+
+
+def test_an_entry_that_someone_goes_on_from_counts_as_used() -> None:
+    prefixes = kept([1, 2, 3], [4])
+    assert prefixes.find(Sequence(9, [1, 2, 9, 9], SamplingParams()), []) == (0, 2)
+    prefixes.drop_oldest()
+    assert list(prefixes.held) == [0]
+
+
+def test_what_a_failed_sequence_may_have_gone_on_from_is_forgotten() -> None:
+    prefixes = kept([1, 2, 3], [4])
+    assert prefixes.distrust(Sequence(9, [1, 5], SamplingParams())) == [0]
+    assert list(prefixes.held) == [1]
