@@ -143,6 +143,38 @@ def test_a_tools_schema_that_cannot_be_enforced_is_a_named_error(family: str) ->
     assert caught.value.param == "tools"
 
 
+def _chained(references: int) -> dict[str, Any]:
+    """A definition that leads to the next, five alternatives deep."""
+    definitions: dict[str, Any] = {f"d{references}": {"type": "object"}}
+    for at in range(references):
+        deep: dict[str, Any] = {"$ref": f"#/$defs/d{at + 1}"}
+        for _ in range(5):
+            deep = {"anyOf": [deep, {"type": "null"}]}
+        definitions[f"d{at}"] = deep
+    return {"$defs": definitions, "$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize("as_tool", [False, True])
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "integer", "const": -(2**63)}, {"type": "integer", "minimum": -1e30, "maximum": -1e29}, _chained(400)],
+    ids=["least integer", "beyond it", "chained references"],
+)
+def test_a_schema_that_would_end_the_process_is_a_named_error(schema: dict[str, Any], as_tool: bool) -> None:
+    tool = Tool(name="f", parameters={**schema, "properties": {"a": schema}})
+    use = ToolUse(tools=(tool,), choice="required")
+    request = asking(tool_use=use) if as_tool else asking(json_schema=schema)
+    with pytest.raises(InvalidRequest, match="cannot be enforced") as caught:
+        encode(model("hermes")[0], request, context_length=4096)
+    assert caught.value.param == ("tools" if as_tool else "response_format")
+
+
+def test_references_as_real_schemas_have_them_are_enforced() -> None:
+    request = asking(json_schema=_chained(60))
+    assert accepts(CHATML, request, "null")
+    assert not accepts(CHATML, request, "1")
+
+
 def test_a_tokenizer_that_takes_no_grammar_is_a_named_error() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         encode(word_piece(FAMILIES["hermes"]), with_tools(choice="required"), context_length=4096)

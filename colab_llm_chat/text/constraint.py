@@ -10,7 +10,7 @@ from ..protocol.messages import ChatRequest, Tool, ToolUse
 from . import forced
 from .dialect import Dialect, offered
 from .forced import GAP, TEXT, Grammar, inline_json, literal, one_of
-from .grammar import check_grammar, check_tokenizer, json_grammar
+from .grammar import check_grammar, check_schema, check_tokenizer, json_grammar
 
 
 def reply_grammar(dialect: Dialect, request: ChatRequest, prompt: str) -> str | None:
@@ -22,6 +22,8 @@ def reply_grammar(dialect: Dialect, request: ChatRequest, prompt: str) -> str | 
         return None
     param = "tools" if request.json_schema is None else "response_format"
     check_tokenizer(dialect.tokenizer, param=param)
+    for schema in (request.json_schema or {}, *(tool.parameters for tool in (use.tools if use else ()))):
+        check_schema(schema, param=param)
     alone = None if request.json_schema is None else json_grammar(request.json_schema)
     if alone is not None and (request.raw or (use is None and dialect.marks is None and not dialect.harmony)):
         return alone

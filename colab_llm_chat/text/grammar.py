@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 LONGEST_SCHEMA = 100_000
 # `x-guidance` in a schema would switch off what is checked here; and no space where a model could go on for ever.
 STRICT: dict[str, Any] = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+# llguidance's compiler goes down by recursion, through references too, and for ever from the least of 64-bit integers,
+# to which it rounds these: either would end this process. Measured: its stack holds 2,400 levels, but not 3,600.
+DEEPEST_SCHEMA = 1_500
+LEAST_NUMBER = -(2**63) + 1024
 BYTES = {"ByteLevel", "ByteFallback"}
 
 
@@ -36,6 +40,27 @@ def json_grammar(schema: Mapping[str, Any], *, param: str = "response_format") -
         raise refused(str(error), param=param) from error
     check_grammar(grammar, param=param)
     return grammar
+
+
+def check_schema(schema: Mapping[str, Any], *, param: str = "response_format") -> None:
+    """Raises InvalidRequest for a schema that llguidance could not be trusted with."""
+    references: set[str] = set()
+    # What is reached through references is no deeper than the whole schema, once for each of them.
+    deepest = _depth(schema, references, param) * (1 + len(references))
+    if deepest > DEEPEST_SCHEMA:
+        raise refused(
+            f"its {len(references)} references may nest {deepest} levels, more than {DEEPEST_SCHEMA}", param=param
+        )
+
+
+def _depth(value: Any, references: set[str], param: str) -> int:
+    """The levels of a JSON value, whose references are gathered."""
+    if isinstance(value, int | float) and value < LEAST_NUMBER:
+        raise refused(f"it has a number below {LEAST_NUMBER}", param=param)
+    if isinstance(value, dict) and isinstance(value.get("$ref"), str):
+        references.add(value["$ref"])
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max((_depth(one, references, param) for one in inner), default=0)
 
 
 def check_grammar(grammar: str, *, param: str = "response_format") -> None:
