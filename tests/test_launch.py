@@ -32,7 +32,7 @@ from colab_llm_chat.errors import (
     NgrokTokenRefused,
     UsageError,
 )
-from colab_llm_chat.form import NOT_IN_FORM
+from colab_llm_chat.errors.form import NOT_IN_FORM
 from colab_llm_chat.launch import attend, link, open_public
 from colab_llm_chat.models.record import RECORD, ListedFile, ModelRecord
 from colab_llm_chat.notebook import BESIDE_THE_MODEL, Notebook, NotebookChat
