@@ -165,7 +165,7 @@ def test_a_schema_that_would_end_the_process_is_a_named_error(schema: dict[str, 
     use = ToolUse(tools=(tool,), choice="required")
     request = asking(tool_use=use) if as_tool else asking(json_schema=schema)
     with pytest.raises(InvalidRequest, match="cannot be enforced") as caught:
-        encode(model("hermes")[0], request, context_length=4096)
+        encode(model("hermes")[0], request, context_length=200_000)
     assert caught.value.param == ("tools" if as_tool else "response_format")
 
 
