@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -284,3 +285,20 @@ def test_logprobs_come_with_the_text_of_their_tokens(chat: Chat) -> None:
     text = b"".join(one.data for one in told).decode("utf-8", "replace")
     assert text.startswith("".join(delta.text for delta in deltas))
     assert all(one.logprob == one.top[0].logprob >= one.top[1].logprob for one in told)
+
+
+def test_a_forgotten_reply_takes_no_lock_of_the_engines(chat: Chat) -> None:
+    reply = chat.stream(request(max_new_tokens=LONG))
+    next(reply)
+    reply.cancel()
+    del reply
+
+    def collect_garbage() -> None:
+        # As may happen in the thread that delivers tokens.
+        with chat.engine._lock:
+            gc.collect()
+
+    collecting = threading.Thread(target=collect_garbage, daemon=True)
+    collecting.start()
+    collecting.join(30)
+    assert not collecting.is_alive()

@@ -73,7 +73,15 @@ class LocalReply:
         return self
 
     def __next__(self) -> Delta:
-        return next(self._deltas)
+        goes_on = False
+        try:
+            delta = next(self._deltas)
+            goes_on = delta.end is None
+            return delta
+        finally:
+            # Not in the generator: the garbage collector ends one wherever it is, also in a thread that holds a lock.
+            if not goes_on:
+                self.cancel()
 
     @property
     def dropped_messages(self) -> int | None:
@@ -119,12 +127,9 @@ class LocalReply:
         return True
 
     def _run(self) -> Iterator[Delta]:
-        try:
-            yield from self._wait_for_model()
-            if self._begun is not None:
-                yield from self._generate(self._begun)
-        finally:
-            self.cancel()
+        yield from self._wait_for_model()
+        if self._begun is not None:
+            yield from self._generate(self._begun)
 
     def _wait_for_model(self) -> Iterator[Delta]:
         settings = self._chat.settings
