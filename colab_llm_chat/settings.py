@@ -14,6 +14,8 @@ VERSION = "0.1.0"
 DEMO_MODEL = "catbot"
 # Larger counts mean nothing, and break 32-bit arithmetic further down.
 LARGEST_COUNT = 2**31 - 1
+# Requests in the background that can be alive at once, beside those of people.
+BACKGROUND_PLACES = 8
 
 
 class SamplingParams(BaseModel):

@@ -27,7 +27,7 @@ from colab_llm_chat.errors import (
 )
 from colab_llm_chat.models.load import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd
-from colab_llm_chat.settings import SamplingParams, Settings, TokenRules
+from colab_llm_chat.settings import BACKGROUND_PLACES, SamplingParams, Settings, TokenRules
 from colab_llm_chat.text.prompts import PromptEncoder
 from tests.chat_services import wait_until
 from tests.tiny_models import save_tiny_model
@@ -154,6 +154,15 @@ def test_a_full_queue_is_told_and_opens_again(chat: Chat) -> None:
     for reply in replies:
         reply.cancel()
     assert read(chat.stream(request()))[0]
+
+
+def test_work_in_the_background_takes_no_place_from_a_person(chat: Chat) -> None:
+    behind = [chat.stream(request(max_new_tokens=LONG, background=True)) for _ in range(BACKGROUND_PLACES)]
+    with pytest.raises(QueueFull):
+        chat.stream(request(background=True))
+    assert read(chat.stream(request()))[0]
+    for reply in behind:
+        reply.cancel()
 
 
 def test_a_request_that_fails_in_the_making_frees_its_place(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

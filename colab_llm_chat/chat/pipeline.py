@@ -16,7 +16,7 @@ from ..engine.client import EngineClient
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
 from ..models.load import load_tokenizer
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
-from ..settings import Settings
+from ..settings import BACKGROUND_PLACES, Settings
 from ..text.prompts import PromptEncoder
 from .reply import LocalReply, Ready
 
@@ -66,8 +66,10 @@ class Chat:
         """Start a reply. Raises QueueFull, ContextLengthExceeded, or why the model could not be loaded."""
         reply = LocalReply(self, request)
         with self.changed:
-            if len(self._replies) >= self.settings.max_requests:
-                raise QueueFull(f"{len(self._replies)} requests are running or waiting already.", retry_after=5)
+            # Apart, so that titles and tags, which may wait for long, take no place from a person.
+            alike = sum(other.background == reply.background for other in self._replies)
+            if alike >= (BACKGROUND_PLACES if reply.background else self.settings.max_requests):
+                raise QueueFull(f"{alike} requests of this kind are running or waiting already.", retry_after=5)
             self._replies.add(reply)
         with ExitStack() as undo:
             # Whatever goes wrong from here on, the place in the queue is given back.

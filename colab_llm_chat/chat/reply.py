@@ -63,6 +63,7 @@ class LocalReply:
     def __init__(self, chat: Source, request: ChatRequest) -> None:
         self._chat = chat
         self._request = request
+        self.background = request.background
         self._began = time.monotonic()
         self._cancelled = False
         self._deadline = Deadline(self._began, request.deadline_ms)

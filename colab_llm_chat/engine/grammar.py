@@ -41,7 +41,8 @@ class Grammars:
 
 
 def limits() -> LLParserLimits:
-    return LLParserLimits(max_grammar_size=LARGEST_GRAMMAR, verbose_errors=False)
+    # Optional properties may each come next: its own limit ends a reply in the middle where a thousand may.
+    return LLParserLimits(max_grammar_size=LARGEST_GRAMMAR, max_items_in_row=LARGEST_GRAMMAR, verbose_errors=False)
 
 
 def refused(fault: str, *, param: str = "response_format") -> InvalidRequest:

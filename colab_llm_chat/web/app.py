@@ -17,7 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..errors import ChatError, UsageError
 from ..protocol.messages import ChatService
-from ..settings import Settings
+from ..settings import BACKGROUND_PLACES, Settings
 from . import render
 from .access import Access
 from .chat_routes import chat_routes
@@ -102,7 +102,7 @@ class ChatApp(Flask):
         return Server(
             self,
             address=address,
-            requests=self.settings.max_requests,
+            requests=self.settings.max_requests + BACKGROUND_PLACES,
             end_replies=self.live.close,
             on_drained=self._at_stop.close,
         )
