@@ -9,7 +9,7 @@ SAME_ON_COLAB := page page_for_everyone readme wheel
 PARALLEL := -n logical --dist loadfile
 ARGS ?=
 
-.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill clients clean
+.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill bench-turns clients clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,7 +56,10 @@ catbot-train: $(VENV)/installed-test  ## train the demo model anew (minutes)
 catbot-evaluate: $(VENV)/installed-test  ## form, variety and fit of the demo model beside an n-gram classifier
 	$(BIN)/python -m examples.catbot.evaluate
 
-bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
+bench-bench-turns: $(VENV)/installed-test  ## first text turn by turn with and without reuse, and a reply beside title calls
+	$(BIN)/python -m benchmarks.turns
+
+clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
 	$(BIN)/python -m benchmarks.clients
 
 bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear errors, and an answer within 10 s
