@@ -77,6 +77,10 @@ class _Passed(socketserver.BaseRequestHandler):
             # What ngrok's own edge answers when nobody listens behind the agent.
             head = "HTTP/1.1 502 Bad Gateway\r\nngrok-error-code: ERR_NGROK_8012\r\nConnection: close\r\n"
             self.request.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
+            self.request.shutdown(socket.SHUT_WR)
+            # Whoever closes with a request half read cuts off its sender.
+            while self.request.recv(65536):
+                pass
             return
         beyond.settimeout(None)
         with beyond:
