@@ -311,3 +311,10 @@ def test_a_forgotten_reply_takes_no_lock_of_the_engines(chat: Chat) -> None:
     collecting.start()
     collecting.join(30)
     assert not collecting.is_alive()
+
+
+def test_a_schema_without_end_is_the_askers_fault(chat: Chat) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"], "additionalProperties": False}
+    with pytest.raises(InvalidRequest, match="too complex") as caught:
+        list(chat.stream(request(json_schema=schema, max_new_tokens=LONG)))
+    assert caught.value.param == "response_format"

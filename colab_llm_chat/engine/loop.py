@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from ..errors import ChatError, GenerationFailed, OutOfMemory
+from .grammar import refused
 from .runner import Runner
 from .sampling import Drawn, sample
 from .scheduler import Scheduler
@@ -143,12 +144,13 @@ class Engine:
             self._runner.arena.trim(*self._scheduler.extent)
 
 
-def _fault(row: Sequence, drawn: Drawn) -> GenerationFailed | None:
+def _fault(row: Sequence, drawn: Drawn) -> ChatError | None:
     """Why a row cannot go on with what was drawn."""
     if not drawn.finite:
         return GenerationFailed("The model computed numbers that are not finite.")
     if row.matcher is not None and row.matcher.is_error():
-        return GenerationFailed(f"The reply's grammar became too complex ({row.matcher.stop_reason()}).")
+        # The asker's doing, not the model's: a schema without end, such as one that requires itself.
+        return refused(f"it became too complex in mid-reply ({row.matcher.stop_reason()})")
     if not drawn.allowed and row.matcher is not None and not row.matcher.is_accepting():
         return GenerationFailed("The reply's grammar allows none of the model's tokens here.")
     return None
