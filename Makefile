@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
-# What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its own.
-SAME_ON_COLAB := page page_for_everyone readme wheel
+# What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its
+# own, and what other programs make of the server's answers.
+SAME_ON_COLAB := page page_for_everyone readme wheel aws_lambda curl example_scripts examples_front_ends langchain \
+	llm_cli sdk_javascript works_with
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
 PARALLEL := -n logical --dist loadfile
 ARGS ?=
@@ -19,7 +21,7 @@ serve: $(VENV)/installed  ## install and serve the demo model; ARGS="-m OWNER/NA
 
 test: lint types pytest node  ## format, lint, types, tests of Python and of the page
 
-test-colab: $(COLAB)/installed  ## the tests with the packages of Colab's image, but those of browser, documents and wheel
+test-colab: $(COLAB)/installed  ## the tests with the packages of Colab's image, but those of browser, documents, wheel and clients
 	$(COLAB)/bin/python -m tests.colab_image
 	@# Colab's anyio brings a pytest plugin that a newer pytest warns of, and nothing here uses it.
 	$(COLAB)/bin/python -m pytest -p no:anyio $(PARALLEL) $(SAME_ON_COLAB:%=--ignore=tests/test_%.py) $(ARGS)
@@ -56,10 +58,10 @@ catbot-train: $(VENV)/installed-test  ## train the demo model anew (minutes)
 catbot-evaluate: $(VENV)/installed-test  ## form, variety and fit of the demo model beside an n-gram classifier
 	$(BIN)/python -m examples.catbot.evaluate
 
-bench-bench-turns: $(VENV)/installed-test  ## first text turn by turn with and without reuse, and a reply beside title calls
+bench-turns: $(VENV)/installed-test  ## first text turn by turn with and without reuse, and a reply beside title calls
 	$(BIN)/python -m benchmarks.turns
 
-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
+bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
 	$(BIN)/python -m benchmarks.clients
 
 bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear errors, and an answer within 10 s
