@@ -18,8 +18,9 @@ from .sequence import Chunk, Sequence, Step
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
 # A chunk may stretch a step to twice a step without one: the gap other readers then see between tokens.
 STRETCH = 2.0
-# With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step.
-ALONE_SECONDS = 0.1
+# With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step, while small chunks
+# use the processor badly.
+ALONE_SECONDS = 0.25
 # Slots beyond the rows': prefixes that are kept even while all rows run.
 SPARE_SLOTS = 16
 # A prefix is used up by who goes on from it, not copied, where it loses no more ids: the end of a reply, as text made
