@@ -8,7 +8,7 @@ COLAB := .venv-colab
 SAME_ON_COLAB := page page_for_everyone readme wheel aws_lambda curl example_scripts examples_front_ends langchain \
 	llm_cli sdk_javascript works_with
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
-PARALLEL := -n logical --dist loadfile
+PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill bench-turns clients clean

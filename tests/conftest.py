@@ -18,6 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
+# Long for the number of their tests: begun last, one worker would go through them alone.
+SLOW = ("test_notebook", "test_notebook_secrets", "test_client", "test_launch", "test_chat", "test_aws_lambda")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
 @pytest.fixture(autouse=True)
 def same_log_level() -> Iterator[None]:
     """The command line and the notebook's form set our logger's level; the next test starts with the old one."""

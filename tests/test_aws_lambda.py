@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.errors import ChatError, EngineFailed, ModelLoading, OutOfMemory, QueueFull
@@ -27,7 +28,7 @@ from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from examples.aws_lambda import index
 from tests.chat_services import ScriptedChat, serving, wait_until
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
 
 SOURCE = Path(index.__file__)
@@ -513,10 +514,14 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real model whose replies have no end and take far longer than the functions below may wait."""
     folder = tmp_path_factory.mktemp("slow")
     shape = {"num_hidden_layers": 24, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-    save_tiny_model(folder, "llama", scale=4.0, eos_token_id=None, max_position_embeddings=8192, **shape)
+    model = tiny_model("llama", scale=4.0, eos_token_id=None, max_position_embeddings=8192, **shape)
     tokenizer = byte_level(CHATML)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
+    # The mark that ends a turn ends a reply, whatever the config says: it is never the likeliest.
+    with torch.no_grad():
+        model.get_output_embeddings().weight[list(tokenizer.added_tokens_decoder)] = 0
+    model.save_pretrained(folder)
     return folder
 
 

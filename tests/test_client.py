@@ -166,9 +166,11 @@ def test_a_hung_worker_is_noticed_although_its_readers_keep_leaving(client: Engi
 
 
 def test_an_idle_worker_is_not_taken_for_a_hung_one(client: EngineClient) -> None:
+    worker = client._process
     submit(client, 4000).cancel()
     collect(submit(client, 2))
     wait_until(lambda: client._owed_since is None)
+    assert client._process is worker
 
 
 def test_a_worker_that_cannot_be_started_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

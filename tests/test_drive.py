@@ -305,7 +305,10 @@ def test_closing_drops_the_file_in_the_middle_and_keeps_the_whole_ones(
 
 
 def test_closing_before_the_start_is_fine(local: Path, model_dir: Path) -> None:
-    DriveCopy(local, model_dir, model_id=MODEL).close()
+    copy = DriveCopy(local, model_dir, model_id=MODEL)
+    copy.close()
+    assert copy.warning is None
+    assert not model_dir.exists()
 
 
 def test_two_notebooks_copying_at_once_leave_one_whole_copy(local: Path, model_dir: Path) -> None:

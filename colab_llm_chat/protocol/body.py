@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -71,6 +72,13 @@ def validated(model: type[Model], fields: dict[str, Any]) -> Model:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(str(part) for part in first["loc"])
         raise InvalidRequest(f"`{path}` {_sentence(first)}.", param=path) from error
+
+
+def refuse_long(texts: Mapping[str, str | None], most: int) -> None:
+    """Raises InvalidRequest for a text, by its field's path, that has more than so many characters."""
+    for name, text in texts.items():
+        if text is not None and len(text) > most:
+            raise InvalidRequest(f"`{name}` has {len(text)} characters; the limit is {most}.", param=name)
 
 
 def fault(sentence: str) -> PydanticCustomError:

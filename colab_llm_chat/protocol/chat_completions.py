@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
@@ -19,8 +19,10 @@ from .model_names import shown_name
 from .openai_fields import (
     MAX_CHOICES,
     SampledBody,
+    StreamOptions,
     asks_background,
     choices,
+    includes_usage,
     parse_body,
     sampling,
     template_kwargs,
@@ -42,12 +44,6 @@ Modalities = Annotated[
     BeforeValidator(_text_only),
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"const": "text"}}, {"type": "null"}]}),
 ]
-
-
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    include_usage: bool | None = None
 
 
 class ChatCompletionBody(SampledBody):
@@ -85,6 +81,7 @@ def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequ
     """The bytes as a typed request; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
     parsed = parse_body(ChatCompletionBody, body, settings)
     _refuse_contradictions(parsed)
+    include_usage = includes_usage(parsed.stream_options, stream=bool(parsed.stream))
     messages = conversation(parsed.messages, settings)
     if parsed.continue_final_message:
         _refuse_to_carry_on(messages[-1])
@@ -111,7 +108,7 @@ def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequ
         choices=choices(request, parsed.n or 1),
         model=shown_name(settings.model_id),
         stream=bool(parsed.stream),
-        include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
+        include_usage=include_usage,
     )
 
 
@@ -123,10 +120,6 @@ def _refuse_contradictions(body: ChatCompletionBody) -> None:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest(
             "`top_logprobs` needs `logprobs`.", param="top_logprobs", hint="Send `logprobs`: true with it."
-        )
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequest(
-            "`stream_options` needs `stream`.", param="stream_options", hint="Send `stream`: true with it."
         )
     if body.continue_final_message and body.add_generation_prompt:
         raise InvalidRequest(

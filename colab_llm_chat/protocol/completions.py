@@ -12,18 +12,18 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
-from .body import fault, well_formed
-from .chat_completions import StreamOptions
+from .body import fault, refuse_long, well_formed
 from .fields import Whole
 from .messages import ChatRequest, ChatService, Message
 from .model_names import shown_name
 from .openai_fields import (
     MAX_CHOICES,
     SampledBody,
+    StreamOptions,
     asks_background,
     choices,
+    includes_usage,
     parse_body,
-    refuse_long,
     sampling,
     token_rules,
 )
@@ -94,7 +94,9 @@ def parse_completion(body: bytes, settings: Settings) -> CompletionRequest:
     parsed = parse_body(CompletionBody, body, settings)
     per_prompt = parsed.n or 1
     _refuse(parsed, per_prompt)
-    refuse_long({"prompt": max((one for one in parsed.prompt if isinstance(one, str)), key=len, default="")}, settings)
+    include_usage = includes_usage(parsed.stream_options, stream=bool(parsed.stream))
+    longest = max((one for one in parsed.prompt if isinstance(one, str)), key=len, default="")
+    refuse_long({"prompt": longest}, settings.max_message_characters)
     drawn = sampling(parsed, settings, longest=parsed.max_tokens or DEFAULT_MAX_TOKENS)
     rules = token_rules(parsed, top_logprobs=parsed.logprobs)
     asked = [
@@ -119,7 +121,7 @@ def parse_completion(body: bytes, settings: Settings) -> CompletionRequest:
         model=shown_name(settings.model_id),
         echo=bool(parsed.echo),
         stream=bool(parsed.stream),
-        include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
+        include_usage=include_usage,
     )
 
 
@@ -136,10 +138,6 @@ def _refuse(parsed: CompletionBody, per_prompt: int) -> None:
     if asked > MAX_CHOICES:
         problem = f"`n` of {per_prompt} for {len(parsed.prompt)} prompts asks for {asked} replies"
         raise InvalidRequest(f"{problem}; the limit is {MAX_CHOICES}.", param="n")
-    if parsed.stream_options is not None and not parsed.stream:
-        raise InvalidRequest(
-            "`stream_options` needs `stream`.", param="stream_options", hint="Send `stream`: true with it."
-        )
     if parsed.best_of not in (None, per_prompt):
         raise UnsupportedParameter(
             "`best_of` other than `n` is not supported by this server.", param="best_of", hint="Leave it out."

@@ -5,7 +5,7 @@ Knows nothing of HTTP, tokens of a model, or how a reply is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -35,6 +35,17 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str = ""
+
+
+def system_first(messages: Sequence[Message], *, default: str | None, asked: str | None = None) -> tuple[Message, ...]:
+    """Templates know one system message, at the front: `asked` replaces those of the messages, else they are joined.
+
+    `default` stands in where there are none; an empty text means none at all, not even the default.
+    """
+    told = [message.content for message in messages if message.role == "system"]
+    text = asked if asked is not None else "\n\n".join(filter(str.strip, told)) if told else default
+    others = tuple(message for message in messages if message.role != "system")
+    return (Message("system", text), *others) if text and text.strip() else others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,12 @@ class SampledBody(BaseModel):
     priority: Priority = Field(None, description="`background`, or a number above 0: nobody waits for this reply.")
 
 
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+
+
 Body = TypeVar("Body", bound=SampledBody)
 
 
@@ -190,12 +196,13 @@ def asks_background(body: SampledBody) -> bool:
     return bool(body.priority)
 
 
-def refuse_long(texts: Mapping[str, str], settings: Settings) -> None:
-    """Raises InvalidRequest for a text, by its field's path, that is longer than this server takes."""
-    most = settings.max_message_characters
-    for name, text in texts.items():
-        if len(text) > most:
-            raise InvalidRequest(f"`{name}` has {len(text)} characters; the limit is {most}.", param=name)
+def includes_usage(options: StreamOptions | None, *, stream: bool) -> bool:
+    """Whether a stream ends with its usage; raises InvalidRequest for options without a stream."""
+    if options is not None and not stream:
+        raise InvalidRequest(
+            "`stream_options` needs `stream`.", param="stream_options", hint="Send `stream`: true with it."
+        )
+    return bool(options and options.include_usage)
 
 
 def choices(request: ChatRequest, count: int) -> tuple[ChatRequest, ...]:

@@ -14,9 +14,9 @@ from pydantic_core import InitErrorDetails
 
 from ..errors import InvalidRequest
 from ..settings import Settings
-from .body import fault, well_formed
+from .body import fault, refuse_long, well_formed
 from .fields import Text
-from .messages import Message, Role, ToolCall
+from .messages import Message, Role, ToolCall, system_first
 
 # Which key of a part holds its text. The last three come back in conversations that began at /v1/responses or were
 # refused elsewhere.
@@ -104,22 +104,13 @@ def conversation(sent: Sequence[ChatMessage], settings: Settings) -> tuple[Messa
     """
     called: dict[str, str] = {}
     messages = tuple(_message(at, one, called) for at, one in enumerate(sent))
-    _refuse_long(messages, settings.max_message_characters)
-    told = [message.content for message in messages if message.role == "system"]
-    system = "\n\n".join(told) if told else settings.system
-    others = tuple(message for message in messages if message.role != "system")
-    whole = (Message("system", system), *others) if system and system.strip() else others
+    # The assistant's own must be able to come back, however long they are.
+    said = {f"messages.{at}.content": one.content for at, one in enumerate(messages) if one.role != "assistant"}
+    refuse_long(said, settings.max_message_characters)
+    whole = system_first(messages, default=settings.system)
     if not whole:
         raise InvalidRequest("`messages` has nothing to answer.", param="messages", hint="Send what the user says.")
     return whole
-
-
-def _refuse_long(messages: Sequence[Message], most: int) -> None:
-    for at, message in enumerate(messages):
-        # The assistant's own must be able to come back, however long they are.
-        if message.role != "assistant" and len(message.content) > most:
-            name = f"messages.{at}.content"
-            raise InvalidRequest(f"`{name}` has {len(message.content)} characters; the limit is {most}.", param=name)
 
 
 def _message(at: int, sent: ChatMessage, called: dict[str, str]) -> Message:

@@ -14,11 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
-from .body import fault
+from .body import fault, refuse_long
 from .fields import JsonObject, Text, Whole
-from .messages import ChatRequest, Message, ToolUse
+from .messages import ChatRequest, Message, ToolUse, system_first
 from .model_names import shown_name
-from .openai_fields import SampledBody, asks_background, parse_body, refuse_long, sampling, template_kwargs, token_rules
+from .openai_fields import SampledBody, asks_background, parse_body, sampling, template_kwargs, token_rules
 from .openai_tools import MAX_TOOLS, FunctionSpec, ToolChoiceField, tool_use
 from .responses_items import InputItem, InputItems, messages_of
 
@@ -148,16 +148,12 @@ def parse_responses(body: bytes, settings: Settings) -> ResponsesRequest:
 
 def _conversation(parsed: ResponsesBody, settings: Settings) -> tuple[Message, ...]:
     """The instructions and all system messages joined in front, the server's own where there are none."""
-    refuse_long({"instructions": parsed.instructions or "", **_long_texts(parsed.input)}, settings)
+    refuse_long({"instructions": parsed.instructions, **_long_texts(parsed.input)}, settings.max_message_characters)
     turns = messages_of(parsed.input)
-    others = tuple(turn for turn in turns if turn.role != "system")
-    if not others:
+    if all(turn.role == "system" for turn in turns):
         raise InvalidRequest("`input` has no message to answer.", param="input", hint="Send what the user says.")
-    told = [parsed.instructions or "", *(turn.content for turn in turns if turn.role == "system")]
-    system = "\n\n".join(text for text in told if text.strip())
-    if not system and parsed.instructions is None:
-        system = settings.system or ""
-    return (Message("system", system), *others) if system.strip() else others
+    told = [] if parsed.instructions is None else [Message("system", parsed.instructions)]
+    return system_first((*told, *turns), default=settings.system)
 
 
 def _long_texts(items: Sequence[InputItem]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..errors import ChatError, InvalidRequest, UnsupportedParameter
 from ..settings import SamplingParams, Settings
 from . import sse
-from .body import fault, parse_object, validated, well_formed
+from .body import fault, parse_object, refuse_long, validated, well_formed
 from .fields import MAX_DEADLINE_MS, Content, Stops, Text
-from .messages import ChatRequest, Delta, Message, ReplyEnd
+from .messages import ChatRequest, Delta, Message, ReplyEnd, system_first
 
 # Refused by name, where unknown keys pass: who sends one of these counts on what it does.
 UNSUPPORTED = ("persona", "source_language", "target_language")
@@ -87,7 +87,7 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
     history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns)
     # A reply cut before its first character has nothing to carry on: it is simply asked for again.
     unfinished = (Message("assistant", begun),) if begun else ()
-    messages = _system_first(parsed.system, history, settings.system) + unfinished
+    messages = system_first(history, default=settings.system, asked=parsed.system) + unfinished
     if parsed.raw:
         messages = (*messages[:-1], Message("user", unescape(messages[-1].content)))
     chat = ChatRequest(
@@ -118,9 +118,7 @@ def _refuse_long(parsed: SimpleBody, most: int) -> None:
         for at, turn in enumerate(parsed.history or ())
         if turn.role != "assistant"
     }
-    for name, text in texts.items():
-        if text is not None and len(text) > most:
-            raise InvalidRequest(f"`{name}` has {len(text)} characters; the limit is {most}.", param=name)
+    refuse_long(texts, most)
 
 
 def _sampling(fields: dict[str, Any], settings: Settings) -> SamplingParams:
@@ -158,19 +156,6 @@ def _carried_on(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[M
     if not last.content and before[-1:] != [Message("user", "".join(asked))]:
         raise InvalidRequest("`continue` found nothing to carry on.", param="conversationHistory")
     return tuple(before), last.content
-
-
-def _system_first(asked: str | None, history: tuple[Message, ...], default: str | None) -> tuple[Message, ...]:
-    """Templates know one system message, at the front: `system` replaces those of the history, else they are joined.
-
-    An empty `system` means none, not even the server's own.
-    """
-    told = [turn.content for turn in history if turn.role == "system"]
-    text = "\n\n".join(told) if told else default
-    if asked is not None:
-        text = asked
-    others = tuple(turn for turn in history if turn.role != "system")
-    return (Message("system", text), *others) if text and text.strip() else others
 
 
 def unescape(text: str) -> str:

@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import Settings
-from .body import parse_object, validated
+from .body import parse_object, refuse_long, validated
 from .chat_completions import MAX_MESSAGES, parse_chat_completion
 from .fields import JsonObject, Text
 from .messages import ChatRequest, Message, PromptTokens
 from .model_names import check_model
-from .openai_fields import refuse_long
 from .openai_messages import ChatMessage
 from .openai_tools import MAX_TOOLS, ToolSpec
 
@@ -70,7 +69,7 @@ def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
         chat = parse_chat_completion(body, settings).choices[0]
     else:
         text = str(getattr(parsed, form))
-        refuse_long({form: text}, settings)
+        refuse_long({form: text}, settings.max_message_characters)
         chat = ChatRequest(messages=(Message("user", text),), sampling=settings.sampling, raw=True, asked_in=form)
     return TokenizeRequest(chat=chat, has_pieces=bool(parsed.return_token_strs))
 
