@@ -16,12 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .engine.sequence import Sequence, StepReport
+from .engine.reports import StepReport
+from .engine.sequence import Sequence
 from .errors import ChatError, GenerationFailed
 from .settings import SamplingParams, Settings, TokenRules
 
 if TYPE_CHECKING:
-    from .engine.grammar import Grammars
+    from .text.matchers import Grammars
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -66,11 +67,11 @@ class Worker:
         self._send({"folder": str(files.folder)})
         self._tell(0.7, "loading onto the hardware")
         # Only now: importing torch takes seconds, and the parent loads the tokenizer meanwhile.
-        from .engine.choose import choose_runner
-        from .engine.grammar import Grammars
         from .engine.loop import Engine
+        from .models.choose import choose_runner
         from .models.hardware import free_bytes
         from .models.load import load_model, load_tokenizer
+        from .text.matchers import Grammars
 
         # Now, and beside the weights: it holds the interpreter for a second, which later would hold up every reply.
         tokenizer = load_tokenizer(files.folder, trust_remote_code=settings.trust_remote_code)

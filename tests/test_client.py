@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from colab_llm_chat.engine.client import EngineClient, EngineStatus, Generation, Progress
+from colab_llm_chat.chat.client import EngineClient, EngineStatus, Generation
+from colab_llm_chat.engine.reports import Progress
 from colab_llm_chat.errors import BrokenModel, EngineFailed, InvalidRequest
 from colab_llm_chat.settings import SamplingParams, Settings, TokenRules
 from colab_llm_chat.text.grammar import json_grammar
@@ -218,7 +219,7 @@ def test_close_ends_the_worker_also_while_it_loads(folder: Path) -> None:
 
 LEAVE_ALONE = """
 import sys, time
-from colab_llm_chat.engine.client import EngineClient
+from colab_llm_chat.chat.client import EngineClient
 from colab_llm_chat.settings import SamplingParams, Settings
 client = EngineClient(Settings(model_id=sys.argv[1]))
 client.start()
@@ -238,7 +239,7 @@ def test_a_worker_whose_parent_is_killed_ends_by_itself(folder: Path) -> None:
 
 
 def test_the_worker_is_not_told_the_access_key(folder: Path) -> None:
-    from colab_llm_chat.engine.client import worker_settings
+    from colab_llm_chat.chat.client import worker_settings
 
     told = worker_settings(Settings(access_key="door", hf_token="hub"))
     assert "door" not in str(told)

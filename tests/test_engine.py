@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from colab_llm_chat.engine import attention
-from colab_llm_chat.engine.choose import check_flat, choose_runner, freeze_rotary
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence, Step
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.engine.slots import Arena
 from colab_llm_chat.errors import ChatError
+from colab_llm_chat.models.choose import check_flat, choose_runner, freeze_rotary
 from colab_llm_chat.settings import SamplingParams
 from tests.tiny_models import tiny_model
 

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from pydantic import BaseModel, Field
 
-from colab_llm_chat.engine.grammar import Grammars
 from colab_llm_chat.engine.loop import Engine
+from colab_llm_chat.engine.reports import StepReport
 from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sampling import sample
-from colab_llm_chat.engine.sequence import Sequence, StepReport
+from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.errors import GenerationFailed, InvalidRequest, UnsupportedParameter
 from colab_llm_chat.settings import SamplingParams, TokenRules
 from colab_llm_chat.text.grammar import check_grammar, check_tokenizer, json_grammar
+from colab_llm_chat.text.matchers import Grammars
 from tests.tiny_models import tiny_model
 from tests.tokenizers_made_here import KINDS, of_kind
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from colab_llm_chat.engine.choose import check_flat
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.prefixes import Prefixes, common
+from colab_llm_chat.engine.reports import StepReport
 from colab_llm_chat.engine.runner import FlatRunner
-from colab_llm_chat.engine.sequence import Sequence, Step, StepReport
+from colab_llm_chat.engine.sequence import Sequence, Step
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.errors import OutOfMemory
+from colab_llm_chat.models.choose import check_flat
 from colab_llm_chat.settings import SamplingParams
 from tests.test_engine import CONTEXT, FAMILIES, greedy, prompts, run, scaled
 from tests.tiny_models import tiny_model

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from colab_llm_chat.engine import sampling
+from colab_llm_chat.engine.reports import Logprobs
 from colab_llm_chat.engine.rules import ruled
 from colab_llm_chat.engine.sampling import sample
-from colab_llm_chat.engine.sequence import Logprobs, Sequence
+from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.settings import SamplingParams, TokenRules
 
 VOCAB = 50

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from colab_llm_chat.engine.grammar import Grammars
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import FlatRunner, Runner
 from colab_llm_chat.engine.scheduler import Scheduler
@@ -16,6 +15,7 @@ from colab_llm_chat.engine.sequence import Sequence, Step
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.settings import SamplingParams, TokenRules
 from colab_llm_chat.text.grammar import json_grammar
+from colab_llm_chat.text.matchers import Grammars
 from tests.tiny_models import tiny_model
 from tests.tokenizers_made_here import of_kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from colab_llm_chat.engine.sequence import Logprobs
+from colab_llm_chat.engine.reports import Logprobs
 from colab_llm_chat.text.token_text import HeldLogprobs, TokenTexts
 from tests.tokenizers_made_here import byte_fallback, byte_level, of_kind
 

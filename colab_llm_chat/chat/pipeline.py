@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..engine.client import EngineClient
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
 from ..models.load import load_tokenizer
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
 from ..settings import BACKGROUND_PLACES, Settings
 from ..text.prompts import PromptEncoder
+from .client import EngineClient
 from .reply import LocalReply, Ready
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..engine.client import EngineClient, Generation, Progress
+from ..engine.reports import Progress
 from ..errors import InvalidRequest, ModelLoading
 from ..protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Usage
 from ..settings import Settings
 from ..text.deltas import ReplyText
 from ..text.prompts import Prompt, PromptEncoder
 from ..text.sentences import SentenceCutter
+from .client import EngineClient, Generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 
-from ..errors import ChatError, GenerationFailed, OutOfMemory
-from .grammar import refused
+from ..errors import ChatError, GenerationFailed, InvalidRequest, OutOfMemory
+from .reports import StepReport
 from .runner import Runner
 from .sampling import Drawn, sample
 from .scheduler import Scheduler
-from .sequence import Sequence, Step, StepReport
+from .sequence import Sequence, Step
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -150,7 +150,11 @@ def _fault(row: Sequence, drawn: Drawn) -> ChatError | None:
         return GenerationFailed("The model computed numbers that are not finite.")
     if row.matcher is not None and row.matcher.is_error():
         # The asker's doing, not the model's: a schema without end, such as one that requires itself.
-        return refused(f"it became too complex in mid-reply ({row.matcher.stop_reason()})")
+        return InvalidRequest(
+            f"This JSON schema cannot be enforced: it became too complex in mid-reply ({row.matcher.stop_reason()}).",
+            param="response_format",
+            hint="Simplify the schema.",
+        )
     if not drawn.allowed and row.matcher is not None and not row.matcher.is_accepting():
         return GenerationFailed("The reply's grammar allows none of the model's tokens here.")
     return None

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from ..settings import SamplingParams
+from .reports import Logprobs
 from .rules import ruled
-from .sequence import Logprobs, Sequence
+from .sequence import Sequence
 
 # Candidates kept by topk where only top-p bounds them: the mass it misses is sorted exactly.
 TOP_P_CANDIDATES = 1024

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ..errors import ChatError
 from ..settings import SamplingParams, TokenRules
+from .reports import EndReason
 
 if TYPE_CHECKING:
     import torch
     from llguidance import LLMatcher
-
-EndReason = Literal["stop", "length"]
-
-
-@dataclass(slots=True, frozen=True)
-class Logprobs:
-    """The natural logarithm of a token's probability, and the likeliest ids with theirs, the likeliest first."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -144,17 +134,3 @@ class Step:
             replace(self, rows=[row], chunk=None, first_slot=self.first_slot + i) for i, row in enumerate(self.rows)
         ]
         return singles if self.chunk is None else [*singles, replace(self, rows=[])]
-
-
-@dataclass(slots=True)
-class StepReport:
-    """What one step brought: new ids, `logprobs` of those that asked, who ended and why, who failed and how.
-
-    `cached` tells of those whose prompt begins to be read how many of its ids need not be.
-    """
-
-    cached: list[tuple[int, int]] = field(default_factory=list)
-    tokens: list[tuple[int, int]] = field(default_factory=list)
-    logprobs: dict[int, Logprobs] = field(default_factory=dict)
-    ended: list[tuple[int, EndReason]] = field(default_factory=list)
-    failed: list[tuple[int, ChatError]] = field(default_factory=list)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..engine.client import Progress
+from ..engine.reports import Progress
 from ..protocol.messages import Delta
 from .decode import REPLACEMENT
 from .prompts import Prompt

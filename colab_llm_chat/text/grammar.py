@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
-from ..engine.grammar import limits, refused, unsupported
+from .matchers import limits, refused, unsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

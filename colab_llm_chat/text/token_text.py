@@ -16,7 +16,7 @@ from .decode import REPLACEMENT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..engine.sequence import Logprobs
+    from ..engine.reports import Logprobs
 
 SPACE = "▁"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

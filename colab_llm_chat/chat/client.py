@@ -20,9 +20,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
+from ..engine.reports import Logprobs, Progress
 from ..errors import ChatError, EngineFailed, InvalidRequest
 from ..settings import SamplingParams, Settings, TokenRules
-from .sequence import EndReason, Logprobs
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -36,19 +36,6 @@ HINTS = {
     -signal.SIGKILL: "It was killed, most likely for want of memory: pick a smaller model, or --quantization 4bit.",
     -signal.SIGILL: "This processor lacks an instruction that was used: leave --dtype out, or give another one.",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What happened to one generation: new ids, then how it ended. `cancelled` is the caller's own doing.
-
-    `logprobs` has one entry for each of `token_ids` where the rules ask for them, else none.
-    """
-
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[Logprobs, ...] = ()
-    end: EndReason | Literal["cancelled"] | None = None
-    error: ChatError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic import SecretStr, ValidationError
 
-from .errors import ChatError, UsageError
-from .settings import VERSION, Settings, flag_of, settings_fields
+from ..errors import ChatError, UsageError
+from ..settings import VERSION, Settings, flag_of, settings_fields
 
 SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
 ENVIRONMENT = {"hf_token": "HF_TOKEN", "ngrok_token": "NGROK_AUTHTOKEN"}
@@ -71,7 +71,7 @@ def cli() -> None:
 def serve(**flags: Any) -> None:
     """Serve a model as a chat page and as POST /chat."""
     settings = settings_from(flags)
-    from .launch import serve as launch_serve
+    from ..launch import serve as launch_serve
 
     launch_serve(settings)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..engine.runner import FlatRunner, Runner
+from ..engine.sequence import Chunk, Sequence, Step
+from ..engine.sequential import SequentialRunner
 from ..settings import SamplingParams
-from .runner import FlatRunner, Runner
-from .sequence import Chunk, Sequence, Step
-from .sequential import SequentialRunner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
