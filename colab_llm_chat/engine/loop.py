@@ -14,6 +14,7 @@ from .runner import Runner
 from .sampling import Drawn, sample
 from .scheduler import Scheduler
 from .sequence import Sequence, Step
+from .stats import EngineStats
 
 log = logging.getLogger("colab_llm_chat")
 
@@ -45,6 +46,7 @@ class Engine:
             whole_prompts=runner.whole_prompts,
             forget=runner.forget,
         )
+        self.stats = EngineStats(self._scheduler, runner.arena)
 
     @property
     def busy(self) -> bool:
@@ -62,11 +64,13 @@ class Engine:
             )
         self._alive[sequence.sequence_id] = sequence
         self._scheduler.add(sequence)
+        self.stats.submitted(sequence.sequence_id)
 
     def cancel(self, sequence_id: int) -> None:
         """End a generation before the next step; nothing is reported for it. Unknown ids are no error."""
         if sequence_id in self._alive:
             self._drop(self._alive[sequence_id])
+            self.stats.end(sequence_id, "cancelled")
 
     def step(self) -> StepReport:
         """Compute one step. What fails is reported for the sequences concerned; the others go on."""
@@ -81,6 +85,7 @@ class Engine:
         else:
             self._scheduler.observe(step, time.perf_counter() - began)
         self._take(step, drawn, report)
+        self.stats.stepped(step, report, began=began)
         return report
 
     def _take(self, step: Step, drawn: list[Drawn], report: StepReport) -> None:

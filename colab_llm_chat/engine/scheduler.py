@@ -32,10 +32,13 @@ class Slots(Protocol):
     """The part of a runner that the scheduler needs.
 
     `room` is the most positions that all slots may have together; None where there are no slots, nor prefixes then.
+    `position_bytes` is what one takes, 0 while that is not known.
     """
 
     @property
     def room(self) -> int | None: ...
+    @property
+    def position_bytes(self) -> int: ...
     def move(self, source: int, target: int, length: int) -> None: ...
     def swap(self, one: int, other: int, length: int) -> None: ...
     def scrub(self, slot: int) -> None: ...
@@ -62,6 +65,7 @@ class Scheduler:
         self.background: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
         self.prefixes = Prefixes()
+        self.pauses = 0
         self._prefill_slot = 0
         self._source: int | None = None
         self._slots = slots
@@ -91,6 +95,7 @@ class Scheduler:
 
     def pause(self, sequence: Sequence) -> None:
         """Take a sequence out of its slot; it is the next of its kind to be read again, if need be, and go on."""
+        self.pauses += 1
         self.remove(sequence)
         self._forget(sequence)
         sequence.rewind()

@@ -23,6 +23,7 @@ class NoSlots:
     """Caches belong to sequences here, and few of these models could go on from a part of one."""
 
     room = None
+    position_bytes = 0
 
     def move(self, *args: int | None) -> None:
         """Nothing to do."""
