@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from colab_llm_chat.engine import attention
+from colab_llm_chat.engine.attention import groups
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import FlatRunner
-from colab_llm_chat.engine.sequence import Sequence, Step
+from colab_llm_chat.engine.sequence import Chunk, Sequence, Slot, Step
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.engine.slots import Arena
 from colab_llm_chat.errors import ChatError
@@ -135,8 +136,8 @@ def test_a_wrong_mask_is_noticed(fault: object, monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_soft_cap_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = scaled("gemma2")
     expected = expected_ids(model)
-    correct = attention.explicit
-    monkeypatch.setattr(attention, "explicit", lambda *a, softcap, **k: correct(*a, softcap=None, **k))
+    correct = attention.Heads
+    monkeypatch.setattr(attention, "Heads", lambda kv, scaling, softcap, sinks: correct(kv, scaling, None, sinks))
     assert batched_ids(model) != expected
 
 
@@ -282,7 +283,8 @@ class Poisoned(FlatRunner):
         for row, sequence in zip(logits, step.sampled, strict=True):
             if sequence.sequence_id == 3 and len(sequence.ids) > sequence.prompt_length + 3:
                 row[7] = float("nan")
-                self.arena.values[0][step.sampled.index(sequence)] = float("nan")
+                slot = sequence.place
+                self.arena.values[0][slot.start : slot.end] = float("nan")
         return logits
 
 
@@ -331,12 +333,38 @@ def engine_of(model: PreTrainedModel) -> Engine:
 SHARED_MODEL = tiny_model("llama", scale=2.0)
 
 
+def stored(arena: Arena, slot: Slot, length: int) -> list[float]:
+    return arena.keys[0][slot.start : slot.start + length, 0, 0].tolist()
+
+
+@torch.inference_mode()
 def test_the_arena_keeps_what_it_holds_when_it_grows() -> None:
-    arena = Arena()
-    row = Sequence(0, [1, 2], SamplingParams())
-    arena.begin(Step([row]), device=torch.device("cpu"))
-    arena.update(torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4), 0)
-    far = Sequence(1, [1] * 600, SamplingParams())
-    arena.begin(Step([row, far]), device=torch.device("cpu"))
-    assert arena.keys[0].shape == (2, 2, 768, 4)
-    assert torch.equal(arena.keys[0][0, :, 1], torch.ones(2, 4))
+    arena = Arena(page=4)
+    one, other = (Sequence(i, [1, 2, 3], SamplingParams()) for i in range(2))
+    for at, row in enumerate((one, other)):
+        row.slot = arena.take(3, 3)
+        arena.begin(Step([], Chunk(row, 0, row.ids)), device=torch.device("cpu"))
+        states = torch.full((1, 2, 3, 5), float(at + 1))
+        arena.update(states, states, 0)
+    assert arena.grow(one.place, 40, 40)
+    assert one.place.start >= other.place.end
+    one.ids += [4]
+    arena.begin(Step([one]), device=torch.device("cpu"))
+    arena.update(torch.full((1, 2, 1, 5), 9.0), torch.zeros(1, 2, 1, 5), 0)
+    assert stored(arena, one.place, 5) == [1, 1, 1, 9, 0]
+    assert stored(arena, other.place, 3) == [2, 2, 2]
+    arena.free(other.place)
+    arena.shrink(one.place, 4)
+    arena.trim()
+    assert one.place.start == 0
+    assert stored(arena, one.place, 4) == [1, 1, 1, 9]
+    assert arena.keys[0].shape[0] == one.place.size
+
+
+def test_a_long_row_does_not_make_short_ones_read_as_far() -> None:
+    arena = Arena(page=4)
+    rows = [Sequence(i, [1] * length, SamplingParams()) for i, length in enumerate([3, 4, 90, 2, 3])]
+    for row in rows:
+        row.slot = arena.take(len(row.ids), len(row.ids))
+    read = [(group.at.start, group.at.stop, max(group.lengths)) for group in groups(rows)]
+    assert read == [(0, 2, 4), (2, 3, 90), (3, 5, 3)]

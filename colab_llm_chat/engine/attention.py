@@ -6,13 +6,45 @@ makes none): it masks by itself, layer by layer, and so honours windows, soft ca
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import AttentionInterface
 
-from .sequence import Step
+from .sequence import Sequence, Step
+
+
+@dataclass(slots=True, frozen=True)
+class Group:
+    """Neighbours in slots of one size, which are read together: `at` is where they stand among the step's tokens.
+
+    `start` and `size` are of the first one's slot, `lengths` how many positions each has.
+    """
+
+    at: slice
+    start: int
+    size: int
+    lengths: list[int]
+
+    def view(self, arena: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """[positions, kv_heads, head_dim] -> [rows, kv_heads, last - first, head_dim], without a copy."""
+        rows = len(self.lengths)
+        part = arena[self.start : self.start + rows * self.size]
+        return part.view(rows, self.size, *arena.shape[1:])[:, first:last].transpose(1, 2)
+
+
+def groups(rows: list[Sequence]) -> list[Group]:
+    """The rows of a step, in the order of their slots, as few groups: no short row reads as far as a long one."""
+    found: list[Group] = []
+    for at, row in enumerate(rows):
+        slot, last = row.place, found[-1] if found else None
+        if last and slot.size == last.size and slot.start == last.start + len(last.lengths) * last.size:
+            found[-1] = Group(slice(last.at.start, at + 1), last.start, last.size, [*last.lengths, len(row.ids)])
+        else:
+            found.append(Group(slice(at, at + 1), slot.start, slot.size, [len(row.ids)]))
+    return found
 
 
 class FlatAttention:
@@ -25,11 +57,13 @@ class FlatAttention:
         self.name = f"flat_{id(self):x}"
         self.windows: dict[int, int | None] = {}
         self._step = Step([])
-        self._masks: dict[tuple[str, int | None], torch.Tensor] = {}
+        self._groups: list[Group] = []
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         AttentionInterface.register(self.name, self)
 
     def begin(self, step: Step) -> None:
         self._step = step
+        self._groups = groups(step.rows)
         self._masks.clear()
 
     def __call__(
@@ -49,57 +83,81 @@ class FlatAttention:
         if attention_mask is not None:
             raise ValueError("this model hands a mask of its own to its attention")
         self.windows[getattr(module, "layer_idx", -1)] = sliding_window
-        step, rows, outputs = self._step, len(self._step.rows), []
-        groups = query.shape[1] // key.shape[1]
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        sinks = None if s_aux is None else s_aux.reshape(1, key.shape[1], groups, 1)
-
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-            # Heads that share keys become further queries: nothing is repeated. [b, kv, groups * n, dim]
-            b, _, n, dim = q.shape
-            q = q.reshape(b, key.shape[1], groups * n, dim)
-            if mask is not None and n > 1:
-                mask = mask.repeat(1, 1, groups, 1)
-            if softcap is None and sinks is None:
-                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-            else:
-                out = explicit(q, k, v, mask, scaling=scaling, softcap=softcap, sinks=_per_query(sinks, n))
-            return out.reshape(b, -1, n, v.shape[-1])
-
-        # Rows read a view of the first slots, the chunk a view of its own: no keys are gathered or copied.
-        if rows:
-            first, longest = step.first_slot, max(len(row.ids) for row in step.rows)
-            # One row alone needs no mask: what it may see is a slice.
-            begin = max(0, longest - sliding_window) if rows == 1 and sliding_window else 0
-            where = slice(first, first + rows), slice(None), slice(begin, longest)
-            mask = None if rows == 1 else self._row_mask(sliding_window, longest, query.device)
-            out = attend(query[0, :, :rows].transpose(0, 1).unsqueeze(2), key[where], value[where], mask)
-            outputs.append(out.reshape(1, rows, query.shape[1], -1))
-        if step.chunk is not None:
-            where = slice(step.chunk.slot, step.chunk.slot + 1), slice(None), slice(0, self._chunk_end)
-            mask = self._chunk_mask(sliding_window, query.device)
-            outputs.append(attend(query[:, :, rows:], key[where], value[where], mask).transpose(1, 2))
+        heads = Heads(key.shape[1], scaling, softcap, s_aux)
+        keys, values, outputs = key[0].transpose(0, 1), value[0].transpose(0, 1), []
+        for number, group in enumerate(self._groups):
+            # What none of them sees any more is left out.
+            first = max(0, min(group.lengths) - sliding_window) if sliding_window else 0
+            last = max(group.lengths)
+            mask = self._mask(number, group, sliding_window, query.device)
+            # [rows, heads, 1, head_dim]
+            asked = query[0, :, group.at].transpose(0, 1).unsqueeze(2)
+            out = heads.attend(asked, group.view(keys, first, last), group.view(values, first, last), mask)
+            outputs.append(out.reshape(1, len(group.lengths), query.shape[1], -1))
+        if (chunk := self._step.chunk) is not None:
+            whole = Group(slice(0), chunk.sequence.place.start, chunk.end, [chunk.end])
+            mask = self._chunk_mask(chunk.start, chunk.end, sliding_window, query.device)
+            k, v = whole.view(keys, 0, chunk.end), whole.view(values, 0, chunk.end)
+            outputs.append(heads.attend(query[:, :, len(self._step.rows) :], k, v, mask).transpose(1, 2))
         return torch.cat(outputs, 1).contiguous(), None
 
-    @property
-    def _chunk_end(self) -> int:
-        chunk = self._step.chunk
-        return 0 if chunk is None else chunk.start + len(chunk.ids)
+    def _mask(self, number: int, group: Group, window: int | None, device: torch.device) -> torch.Tensor | None:
+        """[rows, 1, 1, positions]: True where a row may look; None where all rows see all that is read."""
+        if (number, window) not in self._masks:
+            first = max(0, min(group.lengths) - window) if window else 0
+            last = torch.tensor(group.lengths, device=device)[:, None] - 1
+            alike = min(group.lengths) == max(group.lengths)
+            seen = None if alike else visible(last, max(group.lengths), window)[:, None, None, first:]
+            self._masks[number, window] = seen
+        return self._masks[number, window]
 
-    def _row_mask(self, window: int | None, longest: int, device: torch.device) -> torch.Tensor:
-        """[rows, 1, 1, longest]: True where a row may look."""
-        if ("rows", window) not in self._masks:
-            last = torch.tensor([len(row.ids) - 1 for row in self._step.rows], device=device)
-            self._masks["rows", window] = visible(last[:, None], longest, window)[:, None, None]
-        return self._masks["rows", window]
+    def _chunk_mask(self, start: int, end: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+        """[1, 1, n, end]: True where a token of the chunk may look."""
+        if (-1, window) not in self._masks:
+            last = torch.arange(start, end, device=device)
+            self._masks[-1, window] = visible(last[:, None], end, window)[None, None]
+        return self._masks[-1, window]
 
-    def _chunk_mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """[1, 1, n, chunk end]: True where a token of the chunk may look."""
-        chunk = self._step.chunk
-        if chunk is not None and ("chunk", window) not in self._masks:
-            last = torch.arange(chunk.start, self._chunk_end, device=device)
-            self._masks["chunk", window] = visible(last[:, None], self._chunk_end, window)[None, None]
-        return self._masks["chunk", window]
+
+@dataclass(slots=True, frozen=True)
+class Heads:
+    """What one layer's attention does beyond the mask: its scale, a soft cap on scores, a sink logit a head."""
+
+    kv_heads: int
+    scaling: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """q [b, heads, n, dim], k and v [b, kv_heads, length, dim] -> [b, heads, n, dim of v]."""
+        b, heads, n, dim = q.shape
+        groups = heads // self.kv_heads
+        scaling = dim**-0.5 if self.scaling is None else self.scaling
+        # Heads that share keys become further queries: nothing is repeated. [b, kv, groups * n, dim]
+        q = q.reshape(b, self.kv_heads, groups * n, dim)
+        if mask is not None and n > 1:
+            mask = mask.repeat(1, 1, groups, 1)
+        if self.softcap is None and self.sinks is None:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        else:
+            out = self._explicit(q, k, v, mask, scaling=scaling)
+        return out.reshape(b, heads, n, v.shape[-1])
+
+    def _explicit(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, *, scaling: float
+    ) -> torch.Tensor:
+        """Attention with a soft cap on its scores (Gemma 2) or a sink logit per head (gpt-oss)."""
+        scores = (q @ k.transpose(2, 3)) * scaling
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        if self.sinks is None:
+            return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
+        sinks = self.sinks.reshape(1, self.kv_heads, -1, 1).to(scores.dtype)
+        # In the order of the queries: each of a head's n has the same.
+        sinks = sinks.repeat_interleave(scores.shape[2] // sinks.shape[2], dim=2).expand(scores.shape[0], -1, -1, 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)[..., :-1] @ v
 
 
 def visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
@@ -107,30 +165,3 @@ def visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor
     positions = torch.arange(length, device=last.device)
     visible = positions <= last
     return visible if not window else visible & (positions > last - window)
-
-
-def _per_query(sinks: torch.Tensor | None, n: int) -> torch.Tensor | None:
-    """[1, kv, groups, 1] -> [1, kv, groups * n, 1], in the order of `attend`'s queries."""
-    return None if sinks is None else sinks.repeat_interleave(n, dim=2)
-
-
-def explicit(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attention with a soft cap on its scores (Gemma 2) or a sink logit per head (gpt-oss)."""
-    scores = (q @ k.transpose(2, 3)) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    if sinks is not None:
-        scores = torch.cat([scores, sinks.to(scores.dtype).expand(scores.shape[0], -1, -1, 1)], dim=-1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-    return (weights if sinks is None else weights[..., :-1]) @ v

@@ -18,6 +18,8 @@ from .stats import EngineStats
 
 log = logging.getLogger("colab_llm_chat")
 
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
 
 class Engine:
     """Generates for many sequences at once: submit, cancel, and step while `busy`."""
@@ -34,10 +36,11 @@ class Engine:
         """`kv_bytes` is what keys and values may take; None is enough for `max_rows` of the longest conversations.
         `beat` is called between the forwards of a step that needs several, as a sign of life.
         """
-        runner.arena.limit(max_rows * context_length, kv_bytes)
+        runner.arena.limit(max_rows, context_length, kv_bytes)
         self._runner = runner
         self._beat = beat
-        self._context_length = context_length
+        room = runner.arena.room
+        self.context_length = context_length if room is None else min(context_length, room)
         self._alive: dict[int, Sequence] = {}
         self._scheduler = Scheduler(
             runner.arena,
@@ -80,6 +83,9 @@ class Engine:
         if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
             report.cached.append((chunk.sequence.sequence_id, chunk.start))
         drawn = self._attempt(step)
+        if isinstance(drawn, OUT_OF_MEMORY) and self._scheduler.shed():
+            log.warning("the device ran out of memory: less is kept and read at once")
+            return report
         if isinstance(drawn, Exception):
             step, drawn = self._isolate(step, report)
         else:
@@ -93,7 +99,7 @@ class Engine:
         self._scheduler.advance(step)
         for row, one in zip(sampled, drawn, strict=True):
             length = len(row.ids)
-            reason = row.append(one.token_id, context_length=self._context_length) if one.allowed else "stop"
+            reason = row.append(one.token_id, context_length=self.context_length) if one.allowed else "stop"
             if (fault := _fault(row, one)) is not None:
                 self._fail(row, fault, report)
                 continue
@@ -135,9 +141,12 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: ChatError, report: StepReport) -> None:
         report.failed.append((sequence.sequence_id, error))
-        slot = self._scheduler.slot_of(sequence)
-        for spoilt in [] if slot is None else [slot, *self._scheduler.prefixes.distrust(sequence)]:
-            self._runner.arena.scrub(spoilt)
+        if sequence.slot is not None:
+            doubtful = self._scheduler.prefixes.distrust(sequence)
+            for spoilt in [sequence.slot, *doubtful]:
+                self._runner.arena.scrub(spoilt)
+            for slot in doubtful:
+                self._runner.arena.free(slot)
         self._drop(sequence, keep=False)
 
     def _drop(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -146,7 +155,7 @@ class Engine:
         self._scheduler.remove(sequence, keep=keep)
         self._runner.forget(sequence)
         if not self._scheduler.busy:
-            self._runner.arena.trim(*self._scheduler.extent)
+            self._runner.arena.trim()
 
 
 def _fault(row: Sequence, drawn: Drawn) -> ChatError | None:
@@ -168,6 +177,6 @@ def _fault(row: Sequence, drawn: Drawn) -> ChatError | None:
 def _told(error: Exception) -> ChatError:
     if isinstance(error, ChatError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, OUT_OF_MEMORY):
         return OutOfMemory("The device ran out of memory for this conversation.")
     return GenerationFailed(f"The model failed while generating this reply ({type(error).__name__}).")

@@ -1,7 +1,7 @@
-"""Prefixes whose keys and values lie in the arena for whoever goes on from them: what lies where, and what goes first.
+"""Prefixes whose keys and values stay in the arena for whoever goes on from them: which there are, and what goes first.
 
 An entry is for its owner only, so that nobody learns from the time to the first token what someone else typed. Knows
-no tensors and no rows' order.
+no tensors.
 """
 
 from __future__ import annotations
@@ -10,63 +10,66 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from .sequence import Sequence
+from .sequence import Sequence, Slot
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Prefix:
     """The ids at the first positions of a slot; `used` grows with each use of any entry."""
 
     ids: list[int]
     owner: str
+    slot: Slot
     used: int
 
 
 class Prefixes:
-    """`held` are the entries by slot."""
+    """`held` are the entries."""
 
     def __init__(self) -> None:
-        self.held: dict[int, Prefix] = {}
+        self.held: list[Prefix] = []
         self._clock = count()
 
-    @property
-    def longest(self) -> int:
-        return max((len(entry.ids) for entry in self.held.values()), default=0)
-
-    def keep(self, slot: int, sequence: Sequence) -> None:
-        """Remember what was computed of a sequence; entries that say no more than another one are forgotten."""
+    def keep(self, sequence: Sequence, slot: Slot) -> list[Slot]:
+        """Remember what was computed of a sequence; returns the slots of those that say no more than another one."""
         ids, owner = sequence.ids[: sequence.computed], sequence.owner
-        for other, entry in list(self.held.items()):
+        needless: list[Slot] = []
+        for entry in list(self.held):
             if entry.owner == owner and (shared := common(entry.ids, ids)) == min(len(entry.ids), len(ids)):
                 if shared == len(ids):
                     entry.used = next(self._clock)
-                    return
-                del self.held[other]
-        self.held[slot] = Prefix(ids, owner, next(self._clock))
+                    return [*needless, slot]
+                self.held.remove(entry)
+                needless.append(entry.slot)
+        self.held.append(Prefix(ids, owner, slot, next(self._clock)))
+        return needless
 
-    def find(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[int, int]:
-        """The slot that shares the most first ids, and how many; rows lie in slots 0, 1, … At least the last id is
-        left to compute, for something must be drawn from its logits.
+    def find(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[Prefix | Sequence | None, int]:
+        """Who shares the most first ids, and how many. At least the last id is left to compute, for something must be
+        drawn from its logits.
         """
         ids, owner = sequence.ids[:-1], sequence.owner
-        shared = {slot: common(entry.ids, ids) for slot, entry in self.held.items() if entry.owner == owner}
-        for slot, row in enumerate(running):
-            if row.owner == owner:
-                shared[slot] = common(row.ids[: row.computed], ids)
-        slot = max(shared, key=shared.__getitem__, default=0)
-        if slot in self.held and shared.get(slot):
-            self.held[slot].used = next(self._clock)
-        return slot, shared.get(slot, 0)
+        holder: Prefix | Sequence | None = None
+        most = 0
+        candidates: list[Prefix | Sequence] = [*self.held, *running]
+        for one in candidates:
+            known = one.ids[: one.computed] if isinstance(one, Sequence) else one.ids
+            if one.owner == owner and (shared := common(known, ids)) > most:
+                holder, most = one, shared
+        if isinstance(holder, Prefix):
+            holder.used = next(self._clock)
+        return holder, most
 
-    def drop_oldest(self) -> None:
-        del self.held[min(self.held, key=lambda slot: self.held[slot].used)]
+    def drop_oldest(self) -> Slot:
+        oldest = min(self.held, key=lambda entry: entry.used)
+        self.held.remove(oldest)
+        return oldest.slot
 
-    def distrust(self, sequence: Sequence) -> list[int]:
+    def distrust(self, sequence: Sequence) -> list[Slot]:
         """Forget all that a failed sequence may have gone on from; returns the slots."""
-        slots = [slot for slot, entry in self.held.items() if entry.ids[:1] == sequence.ids[:1]]
-        for slot in slots:
-            del self.held[slot]
-        return slots
+        doubtful = [entry for entry in self.held if entry.ids[:1] == sequence.ids[:1]]
+        self.held = [entry for entry in self.held if entry not in doubtful]
+        return [entry.slot for entry in doubtful]
 
 
 def common(one: list[int], other: list[int]) -> int:

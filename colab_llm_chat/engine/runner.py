@@ -67,7 +67,7 @@ class FlatRunner:
         kept = list(range(len(ids)))
         if step.chunk is not None:
             ids += step.chunk.ids
-            positions += range(step.chunk.start, step.chunk.start + len(step.chunk.ids))
+            positions += range(step.chunk.start, step.chunk.end)
             # Where nothing is sampled one position is kept all the same: models expect at least one.
             kept += [len(ids) - 1] if step.chunk.completes_prompt or not kept else []
         self.arena.begin(step, device=device)

@@ -1,19 +1,17 @@
 """Who runs next: rows that generate, the one prompt that is read in chunks, and those that wait.
 
-Running rows always occupy arena slots 0..n-1; the last row is moved into a hole. The prompt being read and prefixes of
-those that left lie in slots beyond. When memory runs short, prefixes go first, then the youngest row is paused.
-Background sequences run while there are no others. Knows no tensors.
+When memory runs short, prefixes go first, then the youngest row is paused. Background sequences run while there are no
+others. Knows no tensors, and of slots only that there is room or none.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 from typing import Protocol
 
-from .prefixes import Prefixes
-from .sequence import Chunk, Sequence, Step
+from .prefixes import Prefix, Prefixes
+from .sequence import Chunk, Sequence, Slot, Step
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
 # A chunk may stretch a step to twice a step without one: the gap other readers then see between tokens.
@@ -21,17 +19,19 @@ STRETCH = 2.0
 # With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step, while small chunks
 # use the processor badly.
 ALONE_SECONDS = 0.25
-# Slots beyond the rows': prefixes that are kept even while all rows run.
-SPARE_SLOTS = 16
+# Prefixes that are kept even while all rows run.
+SPARE_PREFIXES = 16
 # A prefix is used up by who goes on from it, not copied, where it loses no more ids: the end of a reply, as text made
 # ids again, is often not what it was.
 LOST_IDS = 16
+# So much of a reply is given room at once.
+AHEAD = 256
 
 
 class Slots(Protocol):
     """The part of a runner that the scheduler needs.
 
-    `room` is the most positions that all slots may have together; None where there are no slots, nor prefixes then.
+    `room` is the most positions that all slots may have together; None where nothing is shared, nor kept as a prefix.
     `position_bytes` is what one takes, 0 while that is not known.
     """
 
@@ -39,12 +39,15 @@ class Slots(Protocol):
     def room(self) -> int | None: ...
     @property
     def position_bytes(self) -> int: ...
-    def move(self, source: int, target: int, length: int) -> None: ...
-    def swap(self, one: int, other: int, length: int) -> None: ...
-    def scrub(self, slot: int) -> None: ...
-    def sound(self, slot: int, length: int) -> bool: ...
-    def trim(self, slots: int, length: int) -> None: ...
-    def limit(self, positions: int, kv_bytes: int | None) -> None: ...
+    def take(self, least: int, most: int) -> Slot | None: ...
+    def grow(self, slot: Slot, least: int, most: int) -> bool: ...
+    def shrink(self, slot: Slot, length: int) -> None: ...
+    def free(self, slot: Slot) -> None: ...
+    def copy(self, source: Slot, target: Slot, length: int) -> None: ...
+    def scrub(self, slot: Slot) -> None: ...
+    def sound(self, slot: Slot, length: int) -> bool: ...
+    def trim(self) -> None: ...
+    def limit(self, rows: int, length: int, kv_bytes: int | None) -> None: ...
 
 
 class Scheduler:
@@ -66,32 +69,32 @@ class Scheduler:
         self.prefilling: Sequence | None = None
         self.prefixes = Prefixes()
         self.pauses = 0
-        self._prefill_slot = 0
-        self._source: int | None = None
         self._slots = slots
         self._forget = forget
-        self._max_rows = max_rows
+        self._max_rows = self._rows_now = max_rows
         self._whole_prompts = whole_prompts
         # Apart for prompts read alone and beside rows: a size grown alone would make the first reader wait.
-        self._chunk_sizes = {True: chunk_size, False: chunk_size}
+        self._chunk_sizes = {True: float(chunk_size), False: float(chunk_size)}
         self._decode_seconds: float | None = None
 
     @property
     def busy(self) -> bool:
         return bool(self.running or self.prefilling or self.waiting or self.background)
 
+    @property
+    def active(self) -> list[Sequence]:
+        """Those that have a slot as their own."""
+        return [*self.running, self.prefilling] if self.prefilling else list(self.running)
+
     def add(self, sequence: Sequence) -> None:
+        if not self.busy:
+            self._rows_now = self._max_rows
         self._queue(sequence).append(sequence)
         if not sequence.background:
             # The latest first, so that the earliest comes to the queue's front.
             for other in sorted(self.active, key=lambda one: -one.sequence_id):
                 if other.background:
                     self.pause(other)
-
-    @property
-    def active(self) -> list[Sequence]:
-        """Those that hold a slot as their own."""
-        return [*self.running, self.prefilling] if self.prefilling else list(self.running)
 
     def pause(self, sequence: Sequence) -> None:
         """Take a sequence out of its slot; it is the next of its kind to be read again, if need be, and go on."""
@@ -101,108 +104,13 @@ class Scheduler:
         sequence.rewind()
         self._queue(sequence).appendleft(sequence)
 
-    def schedule(self) -> Step:
-        """The next step: a token for each running row, and a chunk when a prompt is at hand."""
-        alone = all(row.background for row in self.running)
-        queue = self.waiting or (self.background if alone else None)
-        if self.prefilling is None and queue and len(self.running) < self._max_rows and self._has_room(queue[0]):
-            self._begin(queue.popleft())
-        while not self._make_room() and len(self.active) > 1:
-            self.pause(max(self.active, key=lambda one: one.sequence_id))
-        if self.prefilling is None:
-            return Step(list(self.running), extent=self.extent)
-        sequence = self.prefilling
-        start = sequence.computed
-        end = len(sequence.ids) if self._whole_prompts else start + self._chunk_sizes[bool(self.running)]
-        chunk = Chunk(sequence, self._prefill_slot, start, sequence.ids[start:end], self._source)
-        return Step(list(self.running), chunk, extent=self.extent)
-
-    def _begin(self, sequence: Sequence) -> None:
-        """Give a sequence a slot and what is known of its ids already."""
-        self.prefilling, self._source, held = sequence, None, self.prefixes.held
-        rows = [] if self._slots.room is None else self.running
-        self._prefill_slot, shared = self.prefixes.find(sequence, rows)
-        lost = len(held[self._prefill_slot].ids) - shared if shared and self._prefill_slot in held else None
-        if lost is not None and (lost <= LOST_IDS or not self._fits(len(self.active) + 1)):
-            del held[self._prefill_slot]
-        else:
-            self._prefill_slot = -1
-            self._make_room()
-            source, shared = self.prefixes.find(sequence, rows)
-            self._prefill_slot, self._source = self._free_slot(), source if shared else None
-        sequence.computed = shared
-        if sequence.cached is None:
-            sequence.cached = shared
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """How many slots, and how many positions of each, hold something."""
-        slots = max([len(self.running) - 1, self._prefill_slot if self.prefilling else -1, *self.prefixes.held]) + 1
-        return slots, max([self.prefixes.longest, *(len(one.ids) for one in self.active)])
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        """Whether another one fits beside those that run, once all prefixes are gone."""
-        longest = max(len(one.ids) for one in [*self.active, sequence]) + 1
-        return not self.active or self._fits(len(self.active) + 1, longest)
-
-    def _fits(self, slots: int, length: int | None = None) -> bool:
-        room = self._slots.room
-        return room is None or slots * (self.extent[1] if length is None else length) <= room
-
-    def _make_room(self) -> bool:
-        """Drop the prefixes that the active leave no room for; False if those do not fit themselves."""
-        held = self.prefixes.held
-        most = self._max_rows + SPARE_SLOTS - len(self.active)
-        while held and (len(held) > most or not self._fits(len(self.active) + len(held))):
-            self.prefixes.drop_oldest()
-        while not self._fits(self.extent[0]) and self._free_slot() < self.extent[0] - 1:
-            self._settle(self.extent[0] - 1, self._free_slot())
-        return self._fits(len(self.active) + len(held))
-
-    def _free_slot(self) -> int:
-        taken = {self._prefill_slot if self.prefilling else -1, *self.prefixes.held}
-        return next(slot for slot in count(len(self.running)) if slot not in taken)
-
-    def _settle(self, slot: int, target: int) -> None:
-        """Move what lies beyond the rows to a free slot."""
-        self._slots.move(slot, target, self.extent[1])
-        if slot in self.prefixes.held:
-            self.prefixes.held[target] = self.prefixes.held.pop(slot)
-        else:
-            self._prefill_slot = target
-
-    def advance(self, step: Step) -> None:
-        """Account for a step that was computed; a prompt read to its end becomes a row."""
-        for row in step.rows:
-            row.computed += 1
-        if step.chunk is None or step.chunk.sequence is not self.prefilling:
-            return
-        self._source = None
-        self.prefilling.computed += len(step.chunk.ids)
-        if step.chunk.completes_prompt:
-            slot, target = self._prefill_slot, len(self.running)
-            if target in self.prefixes.held:
-                self._slots.swap(slot, target, self.extent[1])
-                self.prefixes.held[slot] = self.prefixes.held.pop(target)
-            elif slot != target:
-                self._slots.move(slot, target, len(self.prefilling.ids))
-            self.running.append(self.prefilling)
-            self.prefilling = None
-
-    def slot_of(self, sequence: Sequence) -> int | None:
-        if sequence is self.prefilling:
-            return self._prefill_slot
-        return self.running.index(sequence) if sequence in self.running else None
-
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
-        """Take a sequence out wherever it is; the last row moves into its hole, and a prefix to `keep` into the last's.
-
-        Without `keep` its slot has been scrubbed before.
-        """
-        if (slot := self.slot_of(sequence)) is None:
+        """Take a sequence out wherever it is; what was computed of it stays as a prefix if it is to be kept."""
+        if sequence.slot is None:
             if sequence in self._queue(sequence):
                 self._queue(sequence).remove(sequence)
             return
+        slot, sequence.slot = sequence.slot, None
         keep = keep and self._slots.room is not None and sequence.computed > 0
         if sequence is self.prefilling:
             self.prefilling = None
@@ -210,12 +118,103 @@ class Scheduler:
             if keep and not (keep := self._slots.sound(slot, sequence.computed)):
                 self._slots.scrub(slot)
         else:
-            last = self.running.pop()
-            if last is not sequence:
-                self._slots.swap(len(self.running), slot, max(len(last.ids), len(sequence.ids)))
-                self.running[slot], slot = last, len(self.running)
-        if keep:
-            self.prefixes.keep(slot, sequence)
+            self.running.remove(sequence)
+        if not keep:
+            self._slots.free(slot)
+            return
+        self._slots.shrink(slot, sequence.computed)
+        for needless in self.prefixes.keep(sequence, slot):
+            self._slots.free(needless)
+
+    def schedule(self) -> Step:
+        """The next step: a token for each running row, and a chunk when a prompt is at hand."""
+        alone = all(row.background for row in self.running)
+        queue = self.waiting or (self.background if alone else None)
+        if self.prefilling is None and queue and len(self.running) < self._rows_now and self._admit(queue[0]):
+            self.prefilling = queue.popleft()
+        for row in sorted(self.running, key=lambda one: one.sequence_id):
+            # Pausing others may come to this one itself.
+            while row.slot and row.slot.size < len(row.ids) and not self._slots.grow(row.slot, *self._wanted(row)):
+                self._make_room()
+        rows = sorted(self.running, key=lambda one: one.place.start)
+        if self.prefilling is None:
+            return Step(rows)
+        start = self.prefilling.computed
+        end = len(self.prefilling.ids) if self._whole_prompts else start + int(self._chunk_sizes[bool(rows)])
+        return Step(rows, Chunk(self.prefilling, start, self.prefilling.ids[start:end]))
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a sequence a slot, and what is known of its ids already; False where there is no room for it."""
+        length, held, room = len(sequence.ids), self.prefixes.held, self._slots.room
+        if room is not None and sum(one.place.size for one in self.active) + length > room:
+            return False
+        holder, shared = self.prefixes.find(sequence, [] if room is None else self.running)
+        while (slot := self._inherit(holder, shared, sequence) or self._slots.take(*self._wanted(sequence))) is None:
+            if not held:
+                return False
+            if held == [holder] and len(held[0].ids) > shared:
+                # It would have to go: what is shared of it goes on instead.
+                held[0].ids = held[0].ids[:shared]
+                continue
+            self._slots.free(self.prefixes.drop_oldest())
+            if not held and isinstance(holder, Prefix):
+                holder, shared = None, 0
+        while len(held) >= self._max_rows + SPARE_PREFIXES - len(self.active):
+            self._slots.free(self.prefixes.drop_oldest())
+        if holder is not None and holder.slot is not None and holder.slot is not slot:
+            self._slots.copy(holder.slot, slot, shared)
+        sequence.slot, sequence.computed = slot, shared
+        if sequence.cached is None:
+            sequence.cached = shared
+        return True
+
+    def _inherit(self, holder: Prefix | Sequence | None, shared: int, sequence: Sequence) -> Slot | None:
+        """The slot of a prefix that is used up by going on from it."""
+        if not isinstance(holder, Prefix) or len(holder.ids) - shared > LOST_IDS:
+            return None
+        if not self._slots.grow(holder.slot, *self._wanted(sequence)):
+            return None
+        self.prefixes.held.remove(holder)
+        return holder.slot
+
+    @staticmethod
+    def _wanted(sequence: Sequence) -> tuple[int, int]:
+        """How many positions a sequence must have now, and how many with some of what follows."""
+        left = sequence.sampling.max_new_tokens - sequence.generated
+        return len(sequence.ids), len(sequence.ids) + min(max(left, 0), AHEAD)
+
+    def _make_room(self) -> None:
+        if self.prefixes.held:
+            self._slots.free(self.prefixes.drop_oldest())
+        else:
+            self.pause(max(self.active, key=lambda one: one.sequence_id))
+
+    def shed(self) -> bool:
+        """After the device ran out of memory, have less of it in use; False where there is nothing to give up."""
+        if self.prefixes.held:
+            while self.prefixes.held:
+                self._slots.free(self.prefixes.drop_oldest())
+            self._slots.trim()
+        elif max(self._chunk_sizes.values()) > SMALLEST_CHUNK and self.prefilling and not self._whole_prompts:
+            self._chunk_sizes = dict.fromkeys(self._chunk_sizes, float(SMALLEST_CHUNK))
+        elif len(self.active) > 1:
+            self.pause(max(self.active, key=lambda one: one.sequence_id))
+            # Until there is nothing to do: the paused one would come back at once.
+            self._rows_now = len(self.active)
+        else:
+            return False
+        return True
+
+    def advance(self, step: Step) -> None:
+        """Account for a step that was computed; a prompt read to its end becomes a row."""
+        for row in step.rows:
+            row.computed += 1
+        if step.chunk is None or step.chunk.sequence is not self.prefilling:
+            return
+        self.prefilling.computed += len(step.chunk.ids)
+        if step.chunk.completes_prompt:
+            self.running.append(self.prefilling)
+            self.prefilling = None
 
     def _queue(self, sequence: Sequence) -> deque[Sequence]:
         return self.background if sequence.background else self.waiting
@@ -227,14 +226,15 @@ class Scheduler:
             # Smoothed: single steps vary with whatever else the machine does.
             self._decode_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
         elif step.rows and self._decode_seconds:
-            self._adapt(step, seconds, allowed=STRETCH * self._decode_seconds, read=len(step.chunk.ids))
+            self._adapt(step, (STRETCH - 1) * self._decode_seconds, max(seconds - self._decode_seconds, 1e-9))
         elif not step.rows:
-            self._adapt(step, seconds, allowed=ALONE_SECONDS, read=len(step.chunk.ids))
+            self._adapt(step, ALONE_SECONDS, seconds)
 
-    def _adapt(self, step: Step, seconds: float, *, allowed: float, read: int) -> None:
-        beside = bool(step.rows)
+    def _adapt(self, step: Step, allowed: float, taken: float) -> None:
+        """Let the next chunk take the time that is allowed, as the last one tells; by no more than twice at once."""
+        beside, read = bool(step.rows), 0 if step.chunk is None else len(step.chunk.ids)
         size = self._chunk_sizes[beside]
-        if seconds > allowed:
-            self._chunk_sizes[beside] = max(SMALLEST_CHUNK, size // 2)
-        elif seconds < allowed / 2 and read == size:
-            self._chunk_sizes[beside] = min(LARGEST_CHUNK, size * 2)
+        # The rest of a prompt tells little of larger chunks.
+        if read == int(size) or taken > allowed:
+            changed = size * min(2.0, max(0.5, allowed / taken))
+            self._chunk_sizes[beside] = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, changed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
+class Slot:
+    """Consecutive positions of the arena, from `start` on; the arena may move it."""
+
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(slots=True, eq=False)
 class Sequence:
-    """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values.
+    """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values in `slot`.
 
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
     the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for.
@@ -30,6 +42,7 @@ class Sequence:
     background: bool = False
     owner: str = ""
     computed: int = 0
+    slot: Slot | None = None
     cached: int | None = None
     matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
@@ -68,6 +81,13 @@ class Sequence:
         return len(self.ids) - self.prompt_length
 
     @property
+    def place(self) -> Slot:
+        """Where its keys and values are; asked for only while it has a slot."""
+        if self.slot is None:
+            raise RuntimeError(f"sequence {self.sequence_id} has no slot")
+        return self.slot
+
+    @property
     def must_go_on(self) -> bool:
         """True while the reply may not end by an end-of-text id."""
         return self.rules.ignore_eos or self.generated < self.rules.min_tokens
@@ -92,34 +112,28 @@ class Sequence:
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """A piece of one prompt: `ids` at positions `start`, `start + 1`, … of arena slot `slot`.
-
-    What lies before `start` is copied from slot `source` first, unless that is None.
-    """
+    """A piece of one prompt: `ids` at positions `start`, `start + 1`, … of its sequence."""
 
     sequence: Sequence
-    slot: int
     start: int
     ids: list[int]
-    source: int | None = None
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
 
     @property
     def completes_prompt(self) -> bool:
         """True when the next token can be sampled after this piece."""
-        return self.start + len(self.ids) == len(self.sequence.ids)
+        return self.end == len(self.sequence.ids)
 
 
 @dataclass(slots=True, frozen=True)
 class Step:
-    """What one forward computes: the next token of `rows` (slots `first_slot` on) and at most one chunk.
-
-    `extent` is how many slots, and how many positions of each, hold what is to be kept.
-    """
+    """What one forward computes: the next token of `rows`, in the order of their slots, and at most one chunk."""
 
     rows: list[Sequence]
     chunk: Chunk | None = None
-    first_slot: int = 0
-    extent: tuple[int, int] = (0, 0)
 
     @property
     def sampled(self) -> list[Sequence]:
@@ -130,7 +144,5 @@ class Step:
 
     def split(self) -> list[Step]:
         """The same work, one sequence a step: to find the one at fault."""
-        singles = [
-            replace(self, rows=[row], chunk=None, first_slot=self.first_slot + i) for i, row in enumerate(self.rows)
-        ]
-        return singles if self.chunk is None else [*singles, replace(self, rows=[])]
+        chunk = [] if self.chunk is None else [Step([], self.chunk)]
+        return [*(Step([row]) for row in self.rows), *chunk]

@@ -6,12 +6,13 @@ State-space models, hybrids and custom code. Rows take turns inside a step, so r
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .runner import embedded_ids
-from .sequence import Sequence, Step
+from .sequence import Sequence, Slot, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,13 +26,18 @@ class NoSlots:
     room = None
     position_bytes = 0
 
-    def move(self, *args: int | None) -> None:
+    def take(self, *args: int) -> Slot:
+        return Slot(0, sys.maxsize)
+
+    def free(self, *args: Any) -> None:
         """Nothing to do."""
 
-    swap = scrub = trim = limit = move
+    shrink = copy = scrub = trim = limit = free
 
-    def sound(self, *args: int) -> bool:
+    def grow(self, *args: Any) -> bool:
         return True
+
+    sound = grow
 
 
 class SequentialRunner:

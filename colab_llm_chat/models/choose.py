@@ -61,7 +61,7 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
     except CANNOT_RUN as error:
         refusal = repr(error)
     if refusal is None:
-        runner.arena.trim(0, 0)
+        runner.arena.trim()
         return runner
     log.info("the batched engine does not take %s: %s", name, refusal)
     model.set_attn_implementation(own)
@@ -107,15 +107,19 @@ def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length:
 def _two_rows(runner: FlatRunner) -> torch.Tensor:
     """Logits [2, vocab] after each prompt, the last step of both computed in one forward."""
     rows = [Sequence(i, list(prompt), SamplingParams()) for i, prompt in enumerate(PROMPTS)]
-    for slot, row in enumerate(rows):
-        runner.forward(Step([], Chunk(row, slot, 0, row.ids[:-1])))
-    return runner.forward(Step(rows))
+    for row in rows:
+        row.slot = runner.arena.take(len(row.ids), len(row.ids))
+        runner.forward(Step([], Chunk(row, 0, row.ids[:-1])))
+    logits = runner.forward(Step(rows))
+    for row in rows:
+        runner.arena.free(row.place)
+    return logits
 
 
 def _alone(runner: Runner, prompt: list[int]) -> torch.Tensor:
     """Logits [vocab] after a prompt whose last id is read from the cache of the others."""
     row = Sequence(len(prompt), prompt[:-1], SamplingParams())
-    runner.forward(Step([], Chunk(row, 0, 0, row.ids)))
+    runner.forward(Step([], Chunk(row, 0, row.ids)))
     row.ids.append(prompt[-1])
     logits = runner.forward(Step([row]))[0]
     runner.forget(row)
