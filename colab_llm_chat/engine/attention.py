@@ -61,7 +61,8 @@ class FlatAttention:
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         AttentionInterface.register(self.name, self)
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Step, *, device: torch.device) -> None:
+        """Which rows are read together in the layers of this step."""
         self._step = step
         self._groups = groups(step.rows)
         self._masks.clear()

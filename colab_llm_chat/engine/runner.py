@@ -49,12 +49,12 @@ class FlatRunner:
 
     whole_prompts = False
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, attention: FlatAttention | None = None) -> None:
         self.arena = Arena()
         self.vocab_size = embedded_ids(model)
         self.chunk_size = FIRST_CHUNK.get(model.device.type, 32)
         self._model = model
-        self.attention = FlatAttention()
+        self.attention = attention or FlatAttention()
         # Without it logits of a whole chunk are made: 1,000 positions x 128 k ids are half a gigabyte.
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(self.attention.name)
@@ -71,16 +71,19 @@ class FlatRunner:
             # Where nothing is sampled one position is kept all the same: models expect at least one.
             kept += [len(ids) - 1] if step.chunk.completes_prompt or not kept else []
         self.arena.begin(step, device=device)
-        self.attention.begin(step)
+        self.attention.begin(step, device=device)
         # One copy to the device instead of three.
-        inputs = torch.tensor([[ids], [positions], [kept + [0] * (len(ids) - len(kept))]]).to(device)
-        where = inputs[2, 0, : len(kept)]
-        extra = {"logits_to_keep": where} if self._keeps_logits else {}
+        inputs = torch.tensor([ids, positions, kept + [0] * (len(ids) - len(kept))]).to(device)
+        return self.compute(inputs[:2], inputs[2, : len(kept)])[: len(step.sampled)]
+
+    def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """inputs [2, T], ids and positions -> logits [len(kept), vocab], or of all T."""
+        extra = {"logits_to_keep": kept} if self._keeps_logits and kept is not None else {}
         output = self._model(
-            input_ids=inputs[0], position_ids=inputs[1], past_key_values=self.arena, use_cache=True, **extra
+            input_ids=inputs[:1], position_ids=inputs[1:], past_key_values=self.arena, use_cache=True, **extra
         )
-        logits: torch.Tensor = output.logits[0] if self._keeps_logits else output.logits[0, where]
-        return logits[: len(step.sampled)]
+        logits: torch.Tensor = output.logits[0]
+        return logits if kept is None or self._keeps_logits else logits[kept]
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""

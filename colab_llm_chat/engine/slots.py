@@ -39,13 +39,16 @@ class Arena(Cache):
         self.keys: dict[int, torch.Tensor] = {}
         self.values: dict[int, torch.Tensor] = {}
         self.room = sys.maxsize
+        # True: all the room is taken at once and kept, for whoever remembers where things lie.
+        self.fixed = False
         # Of one position in all layers: known from the first step on.
         self.position_bytes = 0
         self._page = page
         self._positions = 0
         self._taken: list[Slot] = []
         self._copies: list[_Copy] = []
-        self._where: torch.Tensor | None = None
+        # Of the step's tokens: the positions in the arena.
+        self.where: torch.Tensor | None = None
 
     def limit(self, rows: int, length: int, kv_bytes: int | None) -> None:
         """Hold no more than so many rows of such a length, nor than so many bytes; yet always a page."""
@@ -115,23 +118,25 @@ class Arena(Cache):
             where += range(first, first + len(step.chunk.ids))
         if self._end > self._positions:
             # A half more than is needed, so that growing by little copies rarely; near the limit nothing.
-            self._resize(max(self._end, min(self.room, self._positions * 3 // 2 // self._page * self._page)))
+            ahead = self._positions * 3 // 2 // self._page * self._page
+            whole = self.fixed and self.room < sys.maxsize
+            self._resize(max(self._end, self.room if whole else min(self.room, ahead)))
         self._settle()
-        self._where = torch.tensor(where).to(device, non_blocking=True)
+        self.where = torch.tensor(where).to(device, non_blocking=True)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store [1, kv_heads, T, head_dim] keys and values of one layer; returns its arenas, as of one long row."""
-        if self._where is None:
+        if self.where is None:
             raise RuntimeError("update() without begin()")
         if layer_idx not in self.keys:
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store[layer_idx] = states.new_zeros(self._positions, states.shape[1], states.shape[3])
             self.position_bytes = sum(one[0].nbytes for one in self._all())
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        keys.index_copy_(0, self._where, key_states[0].transpose(0, 1))
-        values.index_copy_(0, self._where, value_states[0].transpose(0, 1))
+        keys.index_copy_(0, self.where, key_states[0].transpose(0, 1))
+        values.index_copy_(0, self.where, value_states[0].transpose(0, 1))
         return keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
 
     @torch.inference_mode()
@@ -151,7 +156,7 @@ class Arena(Cache):
     @torch.inference_mode()
     def trim(self) -> None:
         """Give memory back where less than half of it is needed."""
-        if 2 * self.used <= self._positions:
+        if not self.fixed and 2 * self.used <= self._positions:
             self._compact()
             # The smaller copy may be too much for now.
             with suppress(torch.OutOfMemoryError):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..engine.graphs import GraphRunner
 from ..engine.runner import FlatRunner, Runner
 from ..engine.sequence import Chunk, Sequence, Step
 from ..engine.sequential import SequentialRunner
 from ..settings import SamplingParams
+from .hardware import NATIVE_BF16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +25,16 @@ PROMPTS = ([1 + i % 7 for i in range(9)], [2, 3, 5])
 # changes far more. Short formats and quantised layers round by what else is in the batch.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.05
 # What a model may raise that does not take the batched engine; running out of memory is none of these.
-CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError)
+CANNOT_RUN = (
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
 
 
 def choose_runner(model: PreTrainedModel, *, context_length: int) -> Runner:
@@ -41,33 +52,43 @@ def choose_runner(model: PreTrainedModel, *, context_length: int) -> Runner:
 
 @torch.inference_mode()
 def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | None:
-    """A batched runner, or None where the model does not take it or its logits differ for two unequal rows."""
+    """The fastest batched runner, or None where the model takes none or logits differ for two unequal rows."""
     name = type(model).__name__
     if not getattr(model, "_supports_attention_backend", False):
         log.info("%s does not take the batched engine's attention", name)
         return None
     own = model.config._attn_implementation
     frozen = freeze_rotary(model, context_length)
-    try:
-        runner = FlatRunner(model)
-        logits = _two_rows(runner)
-        refusal = _unheeded_window(model, runner, context_length)
-        model.set_attn_implementation("eager")
-        if refusal is None and not _gives(runner, model, list(logits)):
-            refusal = "its batched logits differ from its own"
-        model.set_attn_implementation(runner.attention.name)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except CANNOT_RUN as error:
-        refusal = repr(error)
-    if refusal is None:
-        runner.arena.trim()
-        return runner
-    log.info("the batched engine does not take %s: %s", name, refusal)
+    for kind in batched_kinds(model):
+        refusal = ""
+        try:
+            runner = kind(model)
+            logits = _two_rows(runner)
+            refusal = _unheeded_window(model, runner, context_length)
+            model.set_attn_implementation("eager")
+            if not refusal and not _gives(runner, model, list(logits)):
+                refusal = "its batched logits differ from its own"
+            model.set_attn_implementation(runner.attention.name)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except CANNOT_RUN as error:
+            refusal = repr(error)
+        if not refusal:
+            runner.arena.trim()
+            return runner
+        log.info("%s does not take %s: %s", kind.__name__, name, refusal)
     model.set_attn_implementation(own)
-    for module, kind in frozen:
-        module.__dict__["rope_type"] = kind
+    for module, rope_type in frozen:
+        module.__dict__["rope_type"] = rope_type
     return None
+
+
+def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner]]:
+    """The runners to try, the fastest first. FlashAttention's kernel needs 16 bits and a GPU from Ampere on."""
+    half = model.dtype in (torch.float16, torch.bfloat16)
+    if model.device.type != "cuda" or not half or torch.cuda.get_device_capability(model.device) < NATIVE_BF16:
+        return [FlatRunner]
+    return [GraphRunner, FlatRunner]
 
 
 def freeze_rotary(model: PreTrainedModel, context_length: int) -> list[tuple[torch.nn.Module, str]]:
@@ -88,7 +109,7 @@ def freeze_rotary(model: PreTrainedModel, context_length: int) -> list[tuple[tor
     return frozen
 
 
-def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str | None:
+def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str:
     """Why layers may not see what their config says: two short prompts cannot show a window of thousands."""
     config = model.config.get_text_config()
     heeds = getattr(config, "use_sliding_window", True) is not False
@@ -101,7 +122,7 @@ def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length:
             return f"layer {layer} is of kind {kind}"
         if kind == "sliding_attention" and not handed and (window or 0) < context_length:
             return f"layer {layer} has a window that its attention is not told"
-    return None
+    return ""
 
 
 def _two_rows(runner: FlatRunner) -> torch.Tensor:

@@ -1,0 +1,120 @@
+"""Steps without a prompt as CUDA graphs: recorded once for so many rows and pages, then played without the interpreter.
+
+A model of 32 layers launches a thousand kernels a step, which takes Python longer than the GPU. Knows no sampling.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from .paged import Layout, PagedAttention, page_list
+from .runner import FlatRunner
+from .sequence import Sequence, Slot, Step
+from .slots import PAGE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("colab_llm_chat")
+
+
+class Playable(Protocol):
+    def replay(self) -> None: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Recorded:
+    """A step of `inputs` [3, rows] (ids, positions, places in the arena) that attends by `reads` [rows * (1 + pages)]
+    (positions used by each, then pages) into `logits` [rows, vocab].
+    """
+
+    graph: Playable
+    inputs: torch.Tensor
+    reads: torch.Tensor
+    logits: torch.Tensor
+
+    def play(self, rows: list[Sequence], idle: Slot) -> torch.Tensor:
+        """Logits [len(rows), vocab]; what is left of the recorded rows computes the first position of `idle`."""
+        most = len(self.reads) // self.inputs.shape[1] - 1
+        starts = [(row.ids[-1], len(row.ids), row.place.start) for row in rows]
+        starts += [(0, 1, idle.start)] * (self.inputs.shape[1] - len(rows))
+        inputs = [[one for one, _, _ in starts], [length - 1 for _, length, _ in starts]]
+        inputs.append([start + length - 1 for _, length, start in starts])
+        reads = [length for _, length, _ in starts]
+        reads += [page for _, length, start in starts for page in page_list(start, length, most)]
+        self.inputs.copy_(torch.tensor(inputs), non_blocking=True)
+        self.reads.copy_(torch.tensor(reads, dtype=torch.int32), non_blocking=True)
+        self.graph.replay()
+        return self.logits[: len(rows)]
+
+
+class GraphRunner(FlatRunner):
+    """Records each size of step when it first occurs; a model that cannot be recorded runs as without."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.attention: PagedAttention
+        super().__init__(model, PagedAttention())
+        self.arena.fixed = True
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+        self._memory: dict[int, torch.Tensor] = {}
+        self._idle: Slot | None = None
+        self._can_record = True
+        self._pool: Any = None
+
+    @torch.inference_mode()
+    def forward(self, step: Step) -> torch.Tensor:
+        if not self._can_record or step.chunk is not None:
+            return super().forward(step)
+        self._idle = self._idle or self.arena.take(1, 1)
+        if self._idle is None:
+            return super().forward(step)
+        self.arena.begin(step, device=self._model.device)
+        if self.arena.keys.get(0) is not self._memory.get(0):
+            # Graphs read and write where the arena was when they were recorded.
+            self._recorded.clear()
+            self._memory = dict(self.arena.keys)
+        key = power(len(step.rows)), power(max(-(-len(row.ids) // PAGE) for row in step.rows))
+        if key not in self._recorded:
+            try:
+                self._recorded[key] = self._record(*key)
+            except RuntimeError:
+                log.info("the model's steps cannot be recorded as CUDA graphs", exc_info=True)
+                self._can_record = False
+                return super().forward(step)
+        return self._recorded[key].play(step.rows, self._idle)
+
+    def _record(self, rows: int, pages: int) -> Recorded:
+        device = self._model.device
+        idle = 0 if self._idle is None else self._idle.start
+        inputs = torch.tensor([[0] * rows, [0] * rows, [idle] * rows], device=device)
+        reads = torch.tensor([1] * rows + page_list(idle, 1, pages) * rows, device=device, dtype=torch.int32)
+        ends = torch.arange(rows + 1, device=device, dtype=torch.int32)
+        self.arena.where = inputs[2]
+        self.attention.layout = Layout(ends, reads[:rows], reads[rows:].view(rows, pages), 1, pages * PAGE)
+        graph, logits = self.capture(lambda: self.compute(inputs[:2]))
+        return Recorded(graph, inputs, reads, logits)
+
+    def capture(self, compute: Callable[[], torch.Tensor]) -> tuple[Playable, torch.Tensor]:
+        """A graph of what is computed, and where its result will be."""
+        # What is made ready at the first call, such as workspaces, must not be a part of it.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # One pool for all: no two play at once.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits = compute()
+        return graph, logits
+
+
+def power(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
