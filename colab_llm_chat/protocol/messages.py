@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..settings import SamplingParams, TokenRules
+from .stats import Stats
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "deadline", "tool_calls", "cancelled"]
@@ -216,4 +217,5 @@ class ChatService(Protocol):
         ...
 
     def status(self) -> Status: ...
+    def stats(self) -> Stats: ...
     def close(self) -> None: ...
