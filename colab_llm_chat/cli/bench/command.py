@@ -144,7 +144,8 @@ def run(asked: Asked, scratch: Path) -> None:
     try:
         Session(plan, tokenizer, results, say).run()
     except KeyboardInterrupt:
-        say("interrupted; this far it got:")
+        click.echo(report(results, plan.new_tokens))
+        raise
     click.echo(report(results, plan.new_tokens))
     if asked.json_file:
         asked.json_file.write_text(json.dumps(results.to_dict(), indent=1), encoding="utf-8")

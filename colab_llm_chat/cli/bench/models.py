@@ -88,7 +88,7 @@ def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
 def make_model(folder: Path, shape: Shape, *, device: str) -> None:
     """Write a model: fp32 on the CPU, bf16 where it is made on a GPU."""
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
     make_tokenizer(shape.vocabulary).save_pretrained(folder)
     config = LlamaConfig(
@@ -106,9 +106,9 @@ def make_model(folder: Path, shape: Shape, *, device: str) -> None:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
-        model = LlamaForCausalLM(config)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.generation_config = GenerationConfig(**GENERATION)
     model.save_pretrained(folder)
 

@@ -30,10 +30,11 @@ SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where a peer listens, and the process that leads its others."""
+    """Where a peer listens, the process that leads its others, and what they say."""
 
     url: str
-    pid: int
+    process: subprocess.Popen[bytes]
+    log: Path
 
 
 def free_port() -> int:
@@ -75,14 +76,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, *, seconds: float, log: Path) -> None:
-    """Until this address answers with 200, and does not say that it is loading. Raises ChatError."""
+def wait_until_ready(server: Served, path: str, *, seconds: float) -> None:
+    """Until this path answers with 200, and does not say that it is loading. Raises ChatError."""
     deadline = time.monotonic() + seconds
-    while not answers(url):
-        if process.poll() is not None:
-            raise ChatError(f"ended with code {process.returncode} before it was ready: {last_words(log)}")
+    while not answers(server.url + path):
+        if server.process.poll() is not None:
+            code = server.process.returncode
+            raise ChatError(f"ended with code {code} before it was ready: {last_words(server.log)}")
         if time.monotonic() > deadline:
-            raise ChatError(f"not ready after {seconds:.0f} s: {last_words(log)}", hint="Give it more by --wait.")
+            raise ChatError(
+                f"not ready after {seconds:.0f} s: {last_words(server.log)}", hint="Give it more by --wait."
+            )
         time.sleep(CHECK_SECONDS)
 
 

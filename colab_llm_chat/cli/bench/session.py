@@ -6,7 +6,7 @@ Knows neither options nor tables.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,51 +87,61 @@ class Session:
     def _measure_group(self, group: tuple[Peer, ...], drawn: str) -> None:
         # Started anew for each way of drawing: d draws all replies as its first request asks.
         with ExitStack() as stack:
-            servers = {peer: server for peer in group if (server := self._start(stack, peer, drawn)) is not None}
+            loading = {peer: self._start(stack, peer, drawn) for peer in group}
+            servers = {peer: server for peer, server in loading.items() if self._warmed_up(peer, server, drawn)}
             for number in range(self._plan.rounds):
-                for load in self._plan.loads:
-                    for peer, server in servers.items():
-                        self._measure(peer, server, drawn, load, number)
-                if drawn == GREEDY and self._plan.turns:
-                    for peer, server in servers.items():
-                        self._converse(peer, server, number)
-                # In the same round, so that the same noise meets it.
-                if any(peer.letter == "a" for peer in servers) and self._plan.together:
-                    self._measure_bare(drawn, number)
+                self._measure_round(servers, drawn, number)
         if group[0].letter == "a" and not self._plan.together:
             for number in range(self._plan.rounds):
                 self._measure_bare(drawn, number)
 
-    def _start(self, stack: ExitStack, peer: Peer, drawn: str) -> Served | None:
-        """Started, and warmed up with one reply and with many."""
+    def _measure_round(self, servers: Mapping[Peer, Served], drawn: str, number: int) -> None:
+        for load in self._plan.loads:
+            for peer, server in servers.items():
+                self._measure(peer, server, drawn, load, number)
+        if drawn == GREEDY and self._plan.turns:
+            for peer, server in servers.items():
+                self._converse(peer, server, number)
+        # In the same round, so that the same noise meets it.
+        if self._plan.together and any(peer.letter == "a" for peer in servers):
+            self._measure_bare(drawn, number)
+
+    def _start(self, stack: ExitStack, peer: Peer, drawn: str) -> Served:
         plan = self._plan
         start = Start(
-            folder=plan.folder, gguf=plan.gguf, device=plan.device, threads=plan.threads, rows=plan.rows,
-            context_length=plan.context_length, port=free_port(),
-        )  # fmt: skip
-        url, log = f"http://127.0.0.1:{start.port}", plan.logs / f"{peer.letter}-{drawn}.log"
+            folder=plan.folder,
+            gguf=plan.gguf,
+            device=plan.device,
+            threads=plan.threads,
+            rows=plan.rows,
+            context_length=plan.context_length,
+            port=free_port(),
+        )
         self._tell(f"starting {peer.letter}: {peer.name}")
+        log = plan.logs / f"{peer.letter}-{drawn}.log"
+        process = stack.enter_context(started(peer.command(start), plan.environment, log))
+        return Served(f"http://127.0.0.1:{start.port}", process, log)
+
+    def _warmed_up(self, peer: Peer, server: Served, drawn: str) -> bool:
+        """Ready, and asked once with each load's streams; False where that failed."""
+        plan = self._plan
         try:
-            process = stack.enter_context(started(peer.command(start), plan.environment, log))
-            wait_until_ready(process, url + peer.ready, seconds=plan.wait, log=log)
+            wait_until_ready(server, peer.ready, seconds=plan.wait)
             for streams in sorted({1, *(load.streams for load in plan.loads)}):
-                bodies = [
-                    {**body, "max_tokens": WARM_UP_TOKENS}
-                    for body in self._bodies(peer, drawn, Load(streams=streams), -1)
-                ]
-                replies, _ = run_load(url, bodies, timeout=plan.wait)
-                _raise_failures(replies)
+                bodies = self._bodies(peer, drawn, Load(streams=streams), -1)
+                short = [{**body, "max_tokens": WARM_UP_TOKENS} for body in bodies]
+                _raise_failures(run_load(server.url, short, timeout=plan.wait)[0])
         except ChatError as error:
             self._tell(f"{peer.letter}: {error.message}")
             for load in plan.loads:
                 self._results.cell(peer.letter, drawn, load.name).failure = error.message
-            return None
-        return Served(url, process.pid)
+            return False
+        return True
 
     def _measure(self, peer: Peer, server: Served, drawn: str, load: Load, number: int) -> None:
         cell = self._results.cell(peer.letter, drawn, load.name)
         bodies = list(self._bodies(peer, drawn, load, number))
-        with MemoryWatch(server.pid, device=self._plan.device) as memory:
+        with MemoryWatch(server.process.pid, device=self._plan.device) as memory:
             replies, wall = run_load(server.url, bodies, timeout=self._plan.wait)
         try:
             _raise_failures(replies)
