@@ -28,7 +28,8 @@ Step = str | Exception | threading.Event | Delta
 
 
 def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0) -> ReplyEnd:
-    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.5, tokens_per_second=6.0, cached_tokens=2)
+    counts = {"prompt_tokens": 7, "completion_tokens": 3, "context_length": 64, "cached_tokens": 2}
+    usage = Usage(**counts, seconds=0.5, tokens_per_second=6.0, first_token_seconds=0.1)
     return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=dropped_messages)
 
 
