@@ -108,7 +108,7 @@ export const STRINGS = {
     copied: "コピーしました",
     copyFailed: "ブラウザーがコピーを許可しませんでした",
     speed: "{speed} トークン/秒",
-    context: "コンテキスト {used} / {window} トークン",
+    context: "文脈 {used} / {window} トークン",
     firstToken: "最初のトークンまで {seconds} 秒",
     seconds: "全体で {seconds} 秒",
     cancelled: "停止しました。",

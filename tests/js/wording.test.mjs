@@ -50,7 +50,7 @@ test("each early end has its line, a plain one none", () => {
 test("speed and context used stand under a reply, as far as they are known", () => {
   const usage = { tokens_per_second: 41.25, total_tokens: 1240, context_length: 8192 };
   assert.equal(wordUsage(usage, say), "41.3 tokens/s · 1,240 of 8,192 tokens of context");
-  assert.equal(wordUsage(usage, createSay("ja")), "41.3 トークン/秒 · コンテキスト 1,240 / 8,192 トークン");
+  assert.equal(wordUsage(usage, createSay("ja")), "41.3 トークン/秒 · 文脈 1,240 / 8,192 トークン");
   assert.equal(wordUsage({ total_tokens: 7, context_length: 64 }, say), "7 of 64 tokens of context");
   assert.equal(wordUsage({ tokens_per_second: null, total_tokens: 7 }, say), "");
   assert.equal(wordUsage(null, say), "");
