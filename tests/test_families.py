@@ -16,14 +16,15 @@ from colab_llm_chat.engine.runner import FlatRunner, Runner
 from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.models.choose import choose_runner
+from colab_llm_chat.models.rotary import restore_rotary, steady_rotary
 from tests.test_engine import CONTEXT, REPLY_LENGTHS, greedy, prompts, run
 from tests.tiny_models import generated, known_families, tiny_model
 
 NAMED = (
-    "llama", "mistral", "qwen2", "qwen2_windows", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3",
-    "phi4", "gpt2", "gpt_neox", "gpt_oss", "opt", "mixtral", "qwen3_moe",
+    "llama", "mistral", "qwen2", "qwen2_windows", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "phi3_long",
+    "phi4", "phi4_mini", "gpt2", "gpt_neox", "gpt_oss", "opt", "mixtral", "qwen3_moe",
 )  # fmt: skip
-OTHERS = [name for name in known_families() if name not in (*NAMED, "phi3_long", "phi4_mini")]
+OTHERS = [name for name in known_families() if name not in NAMED]
 SYSTEM = list(range(100, 120))
 # From one id on, around the window of 8, and with the end of a prompt of 17 as a chunk of one.
 CHUNK_SIZES = (1, 3, 7, 8, 9, 16, 32)
@@ -112,9 +113,11 @@ def test_regenerated_and_edited_turns_and_replies_side_by_side_equal_generate(fa
     assert [results[i] for i in range(len(asked))] == [expected for _, expected in asked]
     shared = [one.cached for one in sequences]
     assert shared == [0, len(first) - 1, len(SYSTEM) + 1, shared[3], len(first) - 1, len(second) - 1]
-    assert shared[3] >= len(first)
+    assert (shared[3] or 0) >= len(first)
 
 
+# What importing an old model's module says in older releases of transformers.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_run_rightly_and_say_so_when_one_at_a_time(name: str, caplog: pytest.LogCaptureFixture) -> None:
     model = own(name)
@@ -127,6 +130,38 @@ def test_other_families_run_rightly_and_say_so_when_one_at_a_time(name: str, cap
     sequences = [Sequence(i, list(prompt), greedy(new)) for i, (prompt, new) in enumerate(asked)]
     results = run(Engine(runner, max_rows=2, context_length=CONTEXT), sequences, late=1)
     assert [results[i] for i in range(3)] == expected
+
+
+def test_a_text_that_grows_long_changes_its_rotary_factors_and_what_it_can_go_on_from() -> None:
+    model = own("phi3_long")
+    new = generated(model, SYSTEM, 60)
+    longer = [*SYSTEM, *new, 40]
+    expected = generated(model, longer, 6)
+    engine = Engine(choose_runner(model, context_length=CONTEXT), max_rows=2, context_length=CONTEXT)
+    assert reply(engine, SYSTEM, 60) == (new, 0)
+    assert reply(engine, longer, 6) == (expected, 79)
+    assert reply(engine, SYSTEM, 60) == (new, 19)
+    assert reply(engine, longer[:64], 1) == (new[44:45], 63)
+
+
+def test_dynamic_rotary_factors_are_those_of_the_longest_conversation() -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    model = tiny_model("llama", scale=7.0, max_position_embeddings=32, rope_parameters=rope)
+    runner = choose_runner(model, context_length=CONTEXT)
+    replies = [reply(Engine(runner, max_rows=5, context_length=CONTEXT), prompt, 9)[0] for prompt in prompts()]
+    sequences = [Sequence(i, list(prompt), greedy(9)) for i, prompt in enumerate(prompts())]
+    results = run(Engine(runner, max_rows=5, context_length=CONTEXT), sequences, late=3)
+    assert [results[i] for i in range(7)] == replies
+    model.set_attn_implementation("eager")
+    assert replies == [generated(model, prompt, 9) for prompt in prompts()]
+
+
+def test_a_model_that_stays_sequential_keeps_its_own_rotary_factors() -> None:
+    model = own("phi3_long")
+    _, changed = steady_rotary(model, CONTEXT)
+    restore_rotary(changed)
+    assert changed
+    assert generated(model, SYSTEM, 60) == generated(own("phi3_long"), SYSTEM, 60)
 
 
 class OwnCode(PreTrainedModel):
@@ -153,7 +188,7 @@ class OwnCode(PreTrainedModel):
         new = self.embeddings(input_ids)
         known = new if past_key_values is None or self.broken else torch.cat([past_key_values[0], new], 1)
         logits = self.head((new[:, -1:] @ known.transpose(1, 2)).softmax(-1) @ known)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=(known,))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=(known,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("broken", [False, True])

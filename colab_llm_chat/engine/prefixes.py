@@ -1,7 +1,7 @@
 """Prefixes whose keys and values lie in the arena for whoever goes on from them: what lies where, and what goes first.
 
-An entry is for its owner only, so that nobody learns from the time to the first token what someone else typed. Knows
-no tensors and no rows' order.
+An entry is for its kin only: its owner, so that nobody learns from the time to the first token what someone else
+typed. Knows no tensors and no rows' order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Prefix:
     """The ids at the first positions of a slot; `used` grows with each use of any entry."""
 
     ids: list[int]
-    owner: str
+    kin: tuple[str, bool]
     used: int
 
 
@@ -35,23 +35,23 @@ class Prefixes:
 
     def keep(self, slot: int, sequence: Sequence) -> None:
         """Remember what was computed of a sequence; entries that say no more than another one are forgotten."""
-        ids, owner = sequence.ids[: sequence.computed], sequence.owner
+        ids, kin = sequence.ids[: sequence.computed], sequence.kin
         for other, entry in list(self.held.items()):
-            if entry.owner == owner and (shared := common(entry.ids, ids)) == min(len(entry.ids), len(ids)):
+            if entry.kin == kin and (shared := common(entry.ids, ids)) == min(len(entry.ids), len(ids)):
                 if shared == len(ids):
                     entry.used = next(self._clock)
                     return
                 del self.held[other]
-        self.held[slot] = Prefix(ids, owner, next(self._clock))
+        self.held[slot] = Prefix(ids, kin, next(self._clock))
 
     def find(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[int, int]:
         """The slot that shares the most first ids, and how many; rows lie in slots 0, 1, … At least the last id is
         left to compute, for something must be drawn from its logits.
         """
-        ids, owner = sequence.ids[:-1], sequence.owner
-        shared = {slot: common(entry.ids, ids) for slot, entry in self.held.items() if entry.owner == owner}
+        ids, kin = sequence.ids[:-1], sequence.kin
+        shared = {slot: common(entry.ids, ids) for slot, entry in self.held.items() if entry.kin == kin}
         for slot, row in enumerate(running):
-            if row.owner == owner:
+            if row.kin == kin:
                 shared[slot] = common(row.ids[: row.computed], ids)
         slot = max(shared, key=shared.__getitem__, default=0)
         if slot in self.held and shared.get(slot):

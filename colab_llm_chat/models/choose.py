@@ -11,6 +11,7 @@ from ..engine.runner import FlatRunner, Runner
 from ..engine.sequence import Chunk, Sequence, Step
 from ..engine.sequential import SequentialRunner
 from ..settings import SamplingParams
+from .rotary import restore_rotary, steady_rotary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,9 +48,9 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
         log.info("%s does not take the batched engine's attention", name)
         return None
     own = model.config._attn_implementation
-    frozen = freeze_rotary(model, context_length)
+    by_row, changed = steady_rotary(model, context_length)
     try:
-        runner = FlatRunner(model)
+        runner = FlatRunner(model, rotary=by_row)
         logits = _two_rows(runner)
         refusal = _unheeded_window(model, runner, context_length)
         model.set_attn_implementation("eager")
@@ -65,27 +66,8 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
         return runner
     log.info("the batched engine does not take %s: %s", name, refusal)
     model.set_attn_implementation(own)
-    for module, kind in frozen:
-        module.__dict__["rope_type"] = kind
+    restore_rotary(changed)
     return None
-
-
-def freeze_rotary(model: PreTrainedModel, context_length: int) -> list[tuple[torch.nn.Module, str]]:
-    """One fixed set of rotary factors, as for the longest conversation; returns what was frozen, with its kind.
-
-    longrope and dynamic NTK choose theirs by the longest row of a batch, so that one row would change another.
-    """
-    frozen = []
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        if not isinstance(kind, str) or not ("dynamic" in kind or kind == "longrope"):
-            continue
-        positions = torch.tensor([[context_length - 1]], device=model.device)
-        module(torch.zeros(1, 1, 1, device=model.device, dtype=model.dtype), positions)
-        # The factors are in place now; any other kind than "default" would choose again at the next call.
-        module.__dict__["rope_type"] = "default"
-        frozen.append((module, kind))
-    return frozen
 
 
 def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str | None:
