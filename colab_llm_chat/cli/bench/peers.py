@@ -83,6 +83,8 @@ def _llama_cpp(start: Start) -> list[str]:
         "--n_ctx": start.context_length,
         "--n_threads": start.threads,
         "--n_threads_batch": start.threads,
+        # By itself it gives up a reply for the next request.
+        "--interrupt_requests": "False",
         "--n_gpu_layers": -1 if start.device == "cuda" else 0,
     }
     return [sys.executable, "-m", "llama_cpp.server", *_flat(flags)]

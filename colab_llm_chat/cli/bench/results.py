@@ -55,7 +55,7 @@ class Results:
     absent: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    bandwidth: float = math.nan
+    bandwidth: float = 0.0
     read_bytes: int = 0
 
     def cell(self, peer: str, drawn: str, load: str) -> Cell:
@@ -76,8 +76,8 @@ class Results:
 
     @property
     def floor(self) -> float:
-        """The least seconds that a token of one stream takes: all weights read once."""
-        return self.read_bytes / self.bandwidth
+        """The least seconds that a token of one stream takes: all weights read once. nan where it is not known."""
+        return self.read_bytes / self.bandwidth if self.bandwidth else math.nan
 
     def share(self, peer: str, drawn: str) -> float | None:
         """How much of the floor's speed one stream reaches between its texts."""
@@ -95,7 +95,11 @@ class Results:
             "facts": self.facts,
             "peers": self.names,
             "absent": self.absent,
-            "floor": {"bytes_per_second": self.bandwidth, "weight_bytes": self.read_bytes, "seconds": self.floor},
+            "floor": {
+                "bytes_per_second": self.bandwidth,
+                "weight_bytes": self.read_bytes,
+                "seconds": self.read_bytes / (self.bandwidth or math.inf),
+            },
             "cells": cells,
             "turns": {peer: {"rounds": rounds, "median": self.turns_of(peer)} for peer, rounds in self.turns.items()},
             "turn_failures": self.turn_failures,

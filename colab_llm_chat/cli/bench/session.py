@@ -139,10 +139,10 @@ class Session:
         return True
 
     def _measure(self, peer: Peer, server: Served, drawn: str, load: Load, number: int) -> None:
-        cell = self._results.cell(peer.letter, drawn, load.name)
         bodies = list(self._bodies(peer, drawn, load, number))
         with MemoryWatch(server.process.pid, device=self._plan.device) as memory:
             replies, wall = run_load(server.url, bodies, timeout=self._plan.wait)
+        cell = self._results.cell(peer.letter, drawn, load.name)
         try:
             _raise_failures(replies)
         except ChatError as error:

@@ -71,7 +71,10 @@ def _turns(results: Results) -> str:
         return ""
     count = max(map(len, held.values()), default=0)
     rows: list[tuple[str, ...]] = [("peer", *(str(at) for at in range(1, count + 1)), "last two / first two")]
-    rows += [(peer, *map(_milliseconds, turns), f"{growth(turns):.2f}") for peer, turns in held.items()]
+    rows += [
+        (peer, *map(_milliseconds, turns), f"{growth(turns):.2f}" if len(turns) >= 4 else "")
+        for peer, turns in held.items()
+    ]
     failed = [f"{peer}: {why[:CUT]}" for peer, why in results.turn_failures.items()]
     return "\n\n".join(["A conversation, ms to the first text of each turn:", table(rows), *failed])
 
