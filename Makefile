@@ -11,7 +11,7 @@ SAME_ON_COLAB := page page_for_everyone readme wheel aws_lambda curl example_scr
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
-.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench-clients bench-kill bench-turns clients clean
+.PHONY: help serve test test-colab format lint types pytest notebook node screenshots readme catbot-train catbot-evaluate bench bench-clients bench-kill bench-linears bench-turns clients clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,11 +58,18 @@ catbot-train: $(VENV)/installed-test  ## train the demo model anew (minutes)
 catbot-evaluate: $(VENV)/installed-test  ## form, variety and fit of the demo model beside an n-gram classifier
 	$(BIN)/python -m examples.catbot.evaluate
 
+bench: $(VENV)/installed  ## this server beside other programs on one model; ARGS="--quick" for one small pass
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/colab-llm-chat bench $(ARGS)
+
 bench-turns: $(VENV)/installed-test  ## first text turn by turn with and without reuse, and a reply beside title calls
 	$(BIN)/python -m benchmarks.turns
 
 bench-clients: $(VENV)/installed-test  ## 100 clients streaming at once: all complete, memory stays flat
 	$(BIN)/python -m benchmarks.clients
+
+bench-linears: $(VENV)/installed-test  ## linear layers on the CPU, plain beside packed; ARGS="--dtype bfloat16 --threads 1"
+	$(BIN)/python -m benchmarks.linears $(ARGS)
 
 bench-kill: $(VENV)/installed-test  ## kill the engine during 10 streams: clear errors, and an answer within 10 s
 	$(BIN)/python -m benchmarks.killed_worker

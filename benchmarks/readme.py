@@ -1,4 +1,4 @@
-"""`python -m benchmarks.readme` writes what derives from the code into both READMEs: settings, errors, fields."""
+"""`python -m benchmarks.readme` writes what is the code's into both READMEs: settings, errors, fields, metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import openai_tables
 from colab_llm_chat.errors import ChatError, ColabError, TunnelError, UsageError
 from colab_llm_chat.settings import markdown_table
+from colab_llm_chat.web.metrics import METRICS, PREFIX
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "README.md", ROOT / "README.ja.md")
@@ -46,6 +47,14 @@ def errors_table() -> str:
     return "\n".join(["| status | code | usual hint |", "| --- | --- | --- |", *rows])
 
 
+def metrics_table() -> str:
+    """Every metric with its labels, as GET /metrics describes it."""
+    rows = [
+        f"| `{PREFIX}{one.name}` | {', '.join(f'`{label}`' for label in one.labels)} | {one.help} |" for one in METRICS
+    ]
+    return "\n".join(["| metric | labels | what it says |", "| --- | --- | --- |", *rows])
+
+
 def _served_errors(kind: type[ChatError]) -> Iterator[type[ChatError]]:
     # Those are met by the command line and the notebook, never by a request.
     if kind not in (UsageError, ColabError, TunnelError):
@@ -62,6 +71,7 @@ def _as_code(hint: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": markdown_table,
     "errors": errors_table,
+    "metrics": metrics_table,
     "chat-fields": openai_tables.chat_fields,
     "ignored-fields": openai_tables.ignored_fields,
     "refused-fields": openai_tables.refused_fields,

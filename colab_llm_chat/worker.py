@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -31,6 +32,8 @@ Message = dict[str, Any]
 # Of the memory that is free beside the weights, the share for keys and values: the rest is for what a step computes,
 # and on the CPU for everybody else.
 KV_SHARE = {"cpu": 0.4, "cuda": 0.8}
+# So seldom costs nothing, and is often enough for whoever looks.
+STATS_SECONDS = 0.5
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         # Grammars are compiled beside the steps, which must wait for none.
         self._aside = ThreadPoolExecutor(max_workers=1)
         self._compiling: set[int] = set()
+        self._stats_due = 0.0
 
     def run(self) -> int:
         """Exit code: 1 when the model could not be loaded (the parent was told why)."""
@@ -55,7 +59,7 @@ class Worker:
             while not self._engine.busy or not self._inbox.empty():
                 if self._inbox.empty():
                     # Nothing is owed any more: silence from here on is not a hang.
-                    self._report(StepReport())
+                    self._report(StepReport(), idle=True)
                 self._obey(self._inbox.get())
             self._report(self._engine.step())
 
@@ -140,13 +144,18 @@ class Worker:
         except ChatError as error:
             self._report(StepReport(failed=[(sequence.sequence_id, error)]))
 
-    def _report(self, report: StepReport) -> None:
+    def _report(self, report: StepReport, *, idle: bool = False) -> None:
         errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
         tokens = [
             (one, token_id, told.logprob, told.top) if (told := report.logprobs.get(one)) else (one, token_id)
             for one, token_id in report.tokens
         ]
-        self._send({"step": tokens, "cached": report.cached, "ended": report.ended, "errors": errors})
+        message = {"step": tokens, "cached": report.cached, "ended": report.ended, "errors": errors}
+        # When idle in any case: nothing corrects a count that is told last.
+        if idle or time.monotonic() >= self._stats_due:
+            message["stats"] = self._engine.stats.snapshot()
+            self._stats_due = time.monotonic() + STATS_SECONDS
+        self._send(message)
 
     def _tell(self, progress: float, detail: str) -> None:
         self._send({"loading": progress, "detail": detail})

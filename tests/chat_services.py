@@ -21,13 +21,15 @@ from colab_llm_chat.protocol.messages import (
     Status,
     Usage,
 )
+from colab_llm_chat.protocol.stats import Stats
 from colab_llm_chat.web.app import ChatApp
 
 Step = str | Exception | threading.Event | Delta
 
 
 def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0) -> ReplyEnd:
-    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.5, tokens_per_second=6.0, cached_tokens=2)
+    counts = {"prompt_tokens": 7, "completion_tokens": 3, "context_length": 64, "cached_tokens": 2}
+    usage = Usage(**counts, seconds=0.5, tokens_per_second=6.0, first_token_seconds=0.1)
     return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=dropped_messages)
 
 
@@ -76,6 +78,7 @@ class ScriptedChat:
     end: ReplyEnd | None = field(default_factory=reply_end)
     refuses_with: ChatError | None = None
     state: Status = field(default_factory=lambda: Status(state="ok", model_id="catbot", progress=1.0, detail="ready"))
+    counted: Stats = field(default_factory=Stats)
     requests: list[ChatRequest] = field(default_factory=list)
     replies: list[ScriptedReply] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -97,6 +100,9 @@ class ScriptedChat:
     def status(self) -> Status:
         return self.state
 
+    def stats(self) -> Stats:
+        return self.counted
+
     def start(self) -> None:
         self.closed.clear()
 
@@ -109,6 +115,7 @@ class Lent:
 
     def __init__(self, chat: Chat) -> None:
         self.stream, self.status, self.tokenize, self.start = chat.stream, chat.status, chat.tokenize, chat.start
+        self.stats = chat.stats
 
     def close(self) -> None:
         """The next server goes on with it."""

@@ -82,6 +82,16 @@ def test_usage_tells_seconds_and_speed(chat: Chat) -> None:
     usage = read(chat.stream(request()))[1].usage
     assert usage.seconds > 0
     assert usage.tokens_per_second == pytest.approx(usage.completion_tokens / usage.seconds, rel=0.1)
+    assert usage.context_length == 4096
+    assert usage.first_token_seconds is not None
+    assert 0 < usage.first_token_seconds <= usage.seconds
+
+
+def test_who_asks_is_told_the_usage_of_a_reply_that_goes_on(chat: Chat) -> None:
+    told = [delta.usage for delta in chat.stream(request(running_usage=True)) if delta.usage]
+    assert told[0].prompt_tokens > 0
+    assert 0 < told[0].completion_tokens < 20
+    assert not [delta.usage for delta in chat.stream(request()) if delta.usage]
 
 
 def test_the_next_turn_reads_only_what_is_new(chat: Chat) -> None:

@@ -32,8 +32,8 @@ STEPS = [
     Delta(end=reply_end("tool_calls")),
 ]
 USER = {"role": "user", "content": "hi"}
-# Pages are described by what they show.
-UNDESCRIBED = {"/", "/session", "/favicon.ico", "/static/<path:filename>"}
+# Pages are described by what they show, metrics by README's table.
+UNDESCRIBED = {"/", "/metrics", "/session", "/favicon.ico", "/static/<path:filename>"}
 CONFORMS = [
     not_a_server_error,
     status_code_conformance,

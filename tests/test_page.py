@@ -42,7 +42,10 @@ def test_a_message_sent_by_enter_is_answered_by_the_demo_model(visitors: Visitor
     with page.expect_response("**/chat") as answer:
         send(page, "おはよう")
     expect_reply(page, re.compile(r"\S"))
-    expect(page.locator(".usage")).to_have_text(re.compile(r"^[\d.,]+ tokens/s · [\d.,]+ s$"))
+    expect(page.locator(".usage")).to_have_text(re.compile(r"^[\d.,]+ tokens/s · [\d,]+ of [\d,]+ tokens of context$"))
+    expect(page.locator(".usage")).to_have_attribute(
+        "title", re.compile(r"^First token after [\d.]+ s · [\d.]+ s in all$")
+    )
     assert answer.value.headers["content-type"].startswith("text/event-stream")
     expect(page.locator("#message")).to_have_value("")
     expect(page.locator("#message")).to_be_focused()
@@ -65,7 +68,7 @@ def test_an_example_starts_the_conversation_on_a_phone(visitors: Visitors, demo:
     page = visitors.open(demo, **PHONE, locale="ja-JP")
     page.get_by_role("button", name="おはよう").tap()
     expect_reply(page, re.compile(r"\S"))
-    expect(page.locator(".usage")).to_contain_text("トークン/秒")
+    expect(page.locator(".usage")).to_have_text(re.compile(r"^[\d.,]+ トークン/秒 · 文脈 [\d,]+ / [\d,]+ トークン$"))
     assert focused(page) != "message"
 
 
@@ -99,6 +102,20 @@ def test_stop_keeps_what_came_and_continue_carries_it_on(visitors: Visitors) -> 
     page.get_by_role("button", name="Continue").click()
     expect_reply(page, "Hello")
     assert chat.requests[1].continue_final
+
+
+def test_a_stopped_reply_tells_what_it_took_and_no_screen_reader_hears_of_it(visitors: Visitors) -> None:
+    steps = [Delta("Hel", usage=reply_end().usage), threading.Event()]
+    page = visitors.open_chat(ScriptedChat(steps=steps))
+    send(page, "Hi")
+    expect_reply(page, "Hel", status="streaming")
+    page.click("#stop")
+    expect_reply(page, "Hel", status="cancelled")
+    usage = page.locator(".usage")
+    expect(usage).to_have_text("6 tokens/s · 10 of 64 tokens of context")
+    expect(usage).to_have_attribute("title", "First token after 0.1 s · 0.5 s in all")
+    assert usage.evaluate("node => node.closest('[aria-live]')?.getAttribute('aria-live')") == "off"
+    expect(page.locator("#announcer")).to_have_text("Hel")
 
 
 def test_a_new_chat_is_empty_and_remembers_nothing(visitors: Visitors) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from colab_llm_chat.errors import EngineFailed, InvalidRequest, QueueFull, UnsupportedParameter
-from colab_llm_chat.protocol.messages import Delta, Message, TokenLogprob, ToolCall, ToolCallDelta, Usage
+from colab_llm_chat.protocol.messages import Delta, Message, TokenLogprob, ToolCall, ToolCallDelta
 from colab_llm_chat.protocol.responses import ResponsesRequest, parse_responses
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
@@ -260,9 +261,8 @@ def test_a_reply_of_nothing_has_an_empty_message() -> None:
 
 
 def test_reasoning_tokens_are_counted() -> None:
-    usage = Usage(prompt_tokens=7, completion_tokens=9, seconds=1, tokens_per_second=9, reasoning_tokens=4)
     end = reply_end()
-    chat = ScriptedChat(end=type(end)(finish_reason="stop", usage=usage))
+    chat = ScriptedChat(end=replace(end, usage=replace(end.usage, reasoning_tokens=4)))
     assert reply(chat)["usage"]["output_tokens_details"] == {"reasoning_tokens": 4}
 
 

@@ -31,7 +31,7 @@ def refusal(**fields: Any) -> InvalidRequest:
 
 
 def end(finish_reason: Any = "stop") -> ReplyEnd:
-    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.51234, tokens_per_second=6.0)
+    usage = Usage(prompt_tokens=7, completion_tokens=3, seconds=0.51234, tokens_per_second=6.0, context_length=64)
     return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=2)
 
 
@@ -331,12 +331,22 @@ def test_the_reply_has_the_fields_of_the_contract() -> None:
             "total_tokens": 10,
             "cached_tokens": 0,
             "seconds": 0.512,
+            "first_token_seconds": None,
+            "context_length": 64,
             "tokens_per_second": 6.0,
         },
         "dropped_messages": 2,
         "conversationId": "c1",
         "messageId": 7,
     }
+
+
+def test_usage_so_far_is_an_event_for_who_asks() -> None:
+    request = parse(message="hi", running_usage=True)
+    assert request.chat.running_usage
+    assert not parse(message="hi").chat.running_usage
+    events = SimpleReply(request).feed(0, Delta("Me", usage=end().usage))
+    assert events.startswith(b'data: {"delta": "Me"}\n\ndata: {"usage": {"prompt_tokens": 7')
 
 
 @pytest.mark.parametrize(("reason", "truncated"), [("stop", False), ("length", True), ("deadline", True)])

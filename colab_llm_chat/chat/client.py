@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from ..engine.reports import Logprobs, Progress
 from ..errors import ChatError, EngineFailed, InvalidRequest
+from ..protocol.stats import Stats
 from ..settings import SamplingParams, Settings, TokenRules
 
 log = logging.getLogger("colab_llm_chat")
@@ -91,6 +92,8 @@ class EngineClient:
         on_spawn: Callable[[int], None] = lambda pid: None,
     ) -> None:
         self.status = EngineStatus(detail="starting")
+        # What the worker told last; a new one counts from zero.
+        self.stats = Stats()
         self._settings = settings
         self._on_change = on_change
         self._on_spawn = on_spawn
@@ -266,13 +269,15 @@ class EngineClient:
                 if generation := self._live.pop(sequence_id, None):
                     generation.put(Progress(error=ChatError.from_dict(error)))
             self._owed_since = time.monotonic() if self._live else None
+            if "stats" in message:
+                self.stats = Stats(**message["stats"], device=self.status.facts["device"])
 
     def _bury(self, code: int) -> bool:
         """Tell everybody that the worker is gone; True when it is to be started again."""
         self._outbox.put(None)
         with self._lock:
             orphans, self._live = list(self._live.values()), {}
-            self._owed_since = None
+            self._owed_since, self.stats = None, Stats()
             was, told = self.status.state, self.status.error is not None
             self._failed_starts += was == "loading"
             again = not told and not self.closed and self._was_ready and self._failed_starts < MOST_FAILED_STARTS

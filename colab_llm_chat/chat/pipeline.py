@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
 from ..models.load import load_tokenizer
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
+from ..protocol.stats import Stats
 from ..settings import BACKGROUND_PLACES, Settings
 from ..text.prompts import PromptEncoder
 from .client import EngineClient
@@ -100,6 +101,10 @@ class Chat:
             return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
         state: State = "ok" if engine.state == "ok" and self._prompts is not None else "loading"
         return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
+
+    def stats(self) -> Stats:
+        """What the engine told last, half a second ago at most while it works."""
+        return self.engine.stats
 
     def ready(self) -> Ready | None:
         """What a reply needs to begin, None while the model loads. Raises the error that ended loading."""

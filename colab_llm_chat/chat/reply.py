@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Share of a deadline after which a reply ends at its next sentence, and seconds kept for the way back.
 SOFT_SHARE = 0.75
 DEADLINE_MARGIN = 0.1
+# Between two tellings of the usage of a reply that goes on.
+USAGE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Begun:
     prompt: Prompt
     generation: Generation
     text: ReplyText
+    context_length: int
 
 
 class LocalReply:
@@ -67,6 +70,8 @@ class LocalReply:
         self.background = request.background
         self._began = time.monotonic()
         self._cancelled = False
+        self._first_token: float | None = None
+        self._usage_due = self._began if request.running_usage else float("inf")
         self._deadline = Deadline(self._began, request.deadline_ms)
         self._begun: Begun | None = None
         self._deltas = self._run()
@@ -123,7 +128,7 @@ class LocalReply:
             background=request.background,
         )
         with self._chat.changed:
-            self._begun = Begun(prompt, generation, text)
+            self._begun = Begun(prompt, generation, text, ready.context_length)
         if self._cancelled:
             generation.cancel()
         return True
@@ -162,12 +167,14 @@ class LocalReply:
                 return
             if progress is not None and progress.error is not None:
                 raise progress.error
+            if self._first_token is None and progress is not None and progress.token_ids:
+                self._first_token = time.monotonic() - self._began
             delta, reason = self._advance(progress, begun.text, cutter)
             if reason is not None:
                 yield replace(delta, end=self._end(reason, begun))
                 return
             if not delta.is_ping:
-                yield delta
+                yield self._with_usage(delta, begun)
 
     def _advance(
         self, progress: Progress | None, text: ReplyText, cutter: SentenceCutter
@@ -185,20 +192,32 @@ class LocalReply:
             return delta, "length" if progress.end == "length" else "stop"
         return delta, "deadline" if soft and cutter.at_sentence_end else None
 
-    def _end(self, reason: FinishReason, begun: Begun) -> ReplyEnd:
+    def _with_usage(self, delta: Delta, begun: Begun) -> Delta:
+        if time.monotonic() < self._usage_due:
+            return delta
+        self._usage_due = time.monotonic() + USAGE_SECONDS
+        return replace(delta, usage=self._usage(begun))
+
+    def _usage(self, begun: Begun) -> Usage:
+        """Of the reply so far."""
         seconds = time.monotonic() - self._began
         tokens = begun.text.tokens
-        usage = Usage(
+        return Usage(
             prompt_tokens=len(begun.prompt.prompt_ids),
             completion_tokens=tokens,
             seconds=round(seconds, 3),
             tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
+            context_length=begun.context_length,
+            first_token_seconds=None if self._first_token is None else round(self._first_token, 3),
             cached_tokens=begun.generation.cached_tokens,
             reasoning_tokens=begun.text.reasoning_tokens,
         )
+
+    def _end(self, reason: FinishReason, begun: Begun) -> ReplyEnd:
         called = reason == "stop" and begun.text.called
         dropped = begun.prompt.dropped_messages
-        return ReplyEnd(finish_reason="tool_calls" if called else reason, usage=usage, dropped_messages=dropped)
+        reason = "tool_calls" if called else reason
+        return ReplyEnd(finish_reason=reason, usage=self._usage(begun), dropped_messages=dropped)
 
 
 class Deadline:

@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 
 from ..errors import ChatError, UsageError
 from ..settings import VERSION, Settings, flag_of, settings_fields
+from .bench.command import bench
 
 SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
 ENVIRONMENT = {"hf_token": "HF_TOKEN", "ngrok_token": "NGROK_AUTHTOKEN"}
@@ -74,6 +75,9 @@ def serve(**flags: Any) -> None:
     from ..launch import serve as launch_serve
 
     launch_serve(settings)
+
+
+cli.add_command(bench)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -54,7 +55,7 @@ class FlatAttention:
     """
 
     def __init__(self) -> None:
-        self.name = f"flat_{id(self):x}"
+        self.name = f"flat_{uuid4().hex}"
         self.windows: dict[int, int | None] = {}
         self._step = Step([])
         self._groups: list[Group] = []

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from .paged import Layout, PagedAttention, page_list
-from .runner import FlatRunner
+from .runner import ByRow, FlatRunner
 from .sequence import Sequence, Slot, Step
 from .slots import PAGE
 
@@ -56,9 +57,9 @@ class Recorded:
 class GraphRunner(FlatRunner):
     """Records each size of step when it first occurs; a model that cannot be recorded runs as without."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, rotary: SequenceOf[ByRow] = ()) -> None:
         self.attention: PagedAttention
-        super().__init__(model, PagedAttention())
+        super().__init__(model, PagedAttention(), rotary=rotary)
         self.arena.fixed = True
         self._recorded: dict[tuple[int, int], Recorded] = {}
         self._memory: dict[int, torch.Tensor] = {}
@@ -86,6 +87,8 @@ class GraphRunner(FlatRunner):
                 log.info("the model's steps cannot be recorded as CUDA graphs", exc_info=True)
                 self._can_record = False
                 return super().forward(step)
+        for one in self.rotary:
+            one.begin(step)
         return self._recorded[key].play(step.rows, self._idle)
 
     def _record(self, rows: int, pages: int) -> Recorded:

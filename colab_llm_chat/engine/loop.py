@@ -65,6 +65,8 @@ class Engine:
                 f"The tokenizer made id {max(sequence.ids)}, but the model knows {self._runner.vocab_size} ids.",
                 hint="Tokenizer and model do not belong together; start the server with another model.",
             )
+        sequence.switch_length = self._runner.switch_length
+        sequence.rewind()
         self._alive[sequence.sequence_id] = sequence
         self._scheduler.add(sequence)
         self.stats.submitted(sequence.sequence_id)
@@ -111,6 +113,8 @@ class Engine:
             if reason is not None:
                 report.ended.append((row.sequence_id, reason))
                 self._drop(row)
+            elif row.grown_long and not row.long:
+                self._scheduler.pause(row)
 
     def _attempt(self, step: Step) -> list[Drawn] | Exception:
         """What a step draws, or what went wrong. Raises where the device itself is lost: only a new process helps."""

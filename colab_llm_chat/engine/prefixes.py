@@ -1,7 +1,7 @@
 """Prefixes whose keys and values stay in the arena for whoever goes on from them: which there are, and what goes first.
 
-An entry is for its owner only, so that nobody learns from the time to the first token what someone else typed. Knows
-no tensors.
+An entry is for its kin only: its owner, so that nobody learns from the time to the first token what someone else
+typed. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Prefix:
     """The ids at the first positions of a slot; `used` grows with each use of any entry."""
 
     ids: list[int]
-    owner: str
+    kin: tuple[str, bool]
     slot: Slot
     used: int
 
@@ -32,29 +32,29 @@ class Prefixes:
 
     def keep(self, sequence: Sequence, slot: Slot) -> list[Slot]:
         """Remember what was computed of a sequence; returns the slots of those that say no more than another one."""
-        ids, owner = sequence.ids[: sequence.computed], sequence.owner
+        ids, kin = sequence.ids[: sequence.computed], sequence.kin
         needless: list[Slot] = []
         for entry in list(self.held):
-            if entry.owner == owner and (shared := common(entry.ids, ids)) == min(len(entry.ids), len(ids)):
+            if entry.kin == kin and (shared := common(entry.ids, ids)) == min(len(entry.ids), len(ids)):
                 if shared == len(ids):
                     entry.used = next(self._clock)
                     return [*needless, slot]
                 self.held.remove(entry)
                 needless.append(entry.slot)
-        self.held.append(Prefix(ids, owner, slot, next(self._clock)))
+        self.held.append(Prefix(ids, kin, slot, next(self._clock)))
         return needless
 
     def find(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[Prefix | Sequence | None, int]:
         """Who shares the most first ids, and how many. At least the last id is left to compute, for something must be
         drawn from its logits.
         """
-        ids, owner = sequence.ids[:-1], sequence.owner
+        ids, kin = sequence.ids[:-1], sequence.kin
         holder: Prefix | Sequence | None = None
         most = 0
         candidates: list[Prefix | Sequence] = [*self.held, *running]
         for one in candidates:
             known = one.ids[: one.computed] if isinstance(one, Sequence) else one.ids
-            if one.owner == owner and (shared := common(known, ids)) > most:
+            if one.kin == kin and (shared := common(known, ids)) > most:
                 holder, most = one, shared
         if isinstance(holder, Prefix):
             holder.used = next(self._clock)

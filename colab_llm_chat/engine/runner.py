@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -25,12 +26,24 @@ log = logging.getLogger("colab_llm_chat")
 FIRST_CHUNK = {"cpu": 32, "cuda": 256}
 
 
+class ByRow(Protocol):
+    """A part of the model that turns rows of more than `switch` ids in another way."""
+
+    switch: int
+
+    def begin(self, step: Step) -> None: ...
+
+
 class Runner(Protocol):
-    """What the loop needs of a model, batched or sequential."""
+    """What the loop needs of a model, batched or sequential.
+
+    Texts of more than `switch_length` ids are read in another way from their first id on; 0: there is no such length.
+    """
 
     chunk_size: int
     whole_prompts: bool
     vocab_size: int
+    switch_length: int
 
     @property
     def arena(self) -> Slots: ...
@@ -49,7 +62,12 @@ class FlatRunner:
 
     whole_prompts = False
 
-    def __init__(self, model: PreTrainedModel, attention: FlatAttention | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, attention: FlatAttention | None = None, *, rotary: SequenceOf[ByRow] = ()
+    ) -> None:
+        """`rotary` are parts of the model that need to know the step."""
+        self.switch_length = min((one.switch for one in rotary), default=0)
+        self.rotary = rotary
         self.arena = Arena()
         self.vocab_size = embedded_ids(model)
         self.chunk_size = FIRST_CHUNK.get(model.device.type, 32)
@@ -72,6 +90,8 @@ class FlatRunner:
             kept += [len(ids) - 1] if step.chunk.completes_prompt or not kept else []
         self.arena.begin(step, device=device)
         self.attention.begin(step, device=device)
+        for one in self.rotary:
+            one.begin(step)
         # One copy to the device instead of three.
         inputs = torch.tensor([ids, positions, kept + [0] * (len(ids) - len(kept))]).to(device)
         return self.compute(inputs[:2], inputs[2, : len(kept)])[: len(step.sampled)]

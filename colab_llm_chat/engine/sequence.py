@@ -31,7 +31,8 @@ class Sequence:
     """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values in `slot`.
 
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
-    the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for.
+    the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `long`
+    is true once it is read as a text of more than `switch_length` ids, for which the model has other keys; 0: none is.
     """
 
     sequence_id: int
@@ -44,10 +45,12 @@ class Sequence:
     computed: int = 0
     slot: Slot | None = None
     cached: int | None = None
+    switch_length: int = 0
     matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
     uniform: float = field(init=False)
+    long: bool = field(init=False, default=False)
     known: torch.Tensor | None = field(init=False, default=None)
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)
@@ -88,6 +91,15 @@ class Sequence:
         return self.slot
 
     @property
+    def grown_long(self) -> bool:
+        return 0 < self.switch_length < len(self.ids)
+
+    @property
+    def kin(self) -> tuple[str, bool]:
+        """Whose keys and values may stand for its own: those of the same owner, computed in the same way."""
+        return self.owner, self.long
+
+    @property
     def must_go_on(self) -> bool:
         """True while the reply may not end by an end-of-text id."""
         return self.rules.ignore_eos or self.generated < self.rules.min_tokens
@@ -96,6 +108,7 @@ class Sequence:
         """Hold nothing on the device any more: to go on, prompt and reply so far are read again."""
         self.computed = 0
         self.known = self.bias = None
+        self.long = self.grown_long
 
     def banned_ids(self) -> set[int]:
         """Ids that would repeat a run of `no_repeat_ngram_size` ids already there."""

@@ -45,6 +45,7 @@ class SequentialRunner:
 
     whole_prompts = True
     chunk_size = 1
+    switch_length = 0
 
     def __init__(self, model: PreTrainedModel, *, cached: bool = True) -> None:
         """Without `cached` each token reads its whole text again: slow, and right for every model."""

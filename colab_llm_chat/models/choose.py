@@ -13,6 +13,7 @@ from ..engine.sequence import Chunk, Sequence, Step
 from ..engine.sequential import SequentialRunner
 from ..settings import SamplingParams
 from .hardware import NATIVE_BF16
+from .rotary import restore_rotary, steady_rotary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,11 +59,11 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
         log.info("%s does not take the batched engine's attention", name)
         return None
     own = model.config._attn_implementation
-    frozen = freeze_rotary(model, context_length)
+    by_row, changed = steady_rotary(model, context_length)
     for kind in batched_kinds(model):
         refusal = ""
         try:
-            runner = kind(model)
+            runner = kind(model, rotary=by_row)
             logits = _two_rows(runner)
             refusal = _unheeded_window(model, runner, context_length)
             model.set_attn_implementation("eager")
@@ -78,35 +79,16 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
             return runner
         log.info("%s does not take %s: %s", kind.__name__, name, refusal)
     model.set_attn_implementation(own)
-    for module, rope_type in frozen:
-        module.__dict__["rope_type"] = rope_type
+    restore_rotary(changed)
     return None
 
 
-def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner]]:
+def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner] | type[GraphRunner]]:
     """The runners to try, the fastest first. FlashAttention's kernel needs 16 bits and a GPU from Ampere on."""
     half = model.dtype in (torch.float16, torch.bfloat16)
     if model.device.type != "cuda" or not half or torch.cuda.get_device_capability(model.device) < NATIVE_BF16:
         return [FlatRunner]
     return [GraphRunner, FlatRunner]
-
-
-def freeze_rotary(model: PreTrainedModel, context_length: int) -> list[tuple[torch.nn.Module, str]]:
-    """One fixed set of rotary factors, as for the longest conversation; returns what was frozen, with its kind.
-
-    longrope and dynamic NTK choose theirs by the longest row of a batch, so that one row would change another.
-    """
-    frozen = []
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        if not isinstance(kind, str) or not ("dynamic" in kind or kind == "longrope"):
-            continue
-        positions = torch.tensor([[context_length - 1]], device=model.device)
-        module(torch.zeros(1, 1, 1, device=model.device, dtype=model.dtype), positions)
-        # The factors are in place now; any other kind than "default" would choose again at the next call.
-        module.__dict__["rope_type"] = "default"
-        frozen.append((module, kind))
-    return frozen
 
 
 def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str:

@@ -69,10 +69,12 @@ class _Plan:
 def load_model(
     folder: Path, *, settings: Settings, on_progress: OnProgress = lambda fraction, detail: None
 ) -> LoadedModel:
-    """The folder's causal language model on the chosen device, in eval mode.
+    """The folder's causal language model on the chosen device, in eval mode; on the CPU with packed weights.
 
     Raises a LoadError: files broken, kind of model not supported, or too large for the memory.
     """
+    from .packed import pack_linears
+
     config = _load_config(folder, settings)
     weights = inspect_weights(folder)
     plan = _plan(config, weights, settings)
@@ -84,6 +86,7 @@ def load_model(
         raise BrokenModel(f"{shown(folder)} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
     if info["unexpected_keys"]:
         log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), shown(folder))
+    pack_linears(model)
     quantization = plan.stored_as or plan.quantization
     return LoadedModel(model, facts_of(model, model_id=settings.model_id, quantization=quantization))
 

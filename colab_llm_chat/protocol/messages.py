@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..settings import SamplingParams, TokenRules
+from .stats import Stats
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "deadline", "tool_calls", "cancelled"]
@@ -76,7 +77,8 @@ class ChatRequest:
     ends where the last message does. With `raw` the last message goes to the model as it is, without any template, and
     `prompt_ids` in its place, when there are any. `json_schema` keeps the reply to JSON of that schema (`{}`: any
     object). `asked_in` is the body's name for what was said, for errors to name. `background` is work that nobody waits
-    for: it comes after all that somebody does.
+    for: it comes after all that somebody does. With `running_usage` some deltas tell the usage so far: who stops a
+    reply gets no end of it.
     """
 
     messages: tuple[Message, ...]
@@ -94,18 +96,22 @@ class ChatRequest:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     asked_in: str = "message"
     background: bool = False
+    running_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Token counts. `seconds` go from the request's arrival to its last token, waiting and prefill included;
-    `tokens_per_second` is completion_tokens / seconds.
+    `tokens_per_second` is completion_tokens / seconds. `first_token_seconds` go from the arrival to the first token,
+    None where none came. Prompt and reply together may take `context_length` tokens.
     """
 
     prompt_tokens: int
     completion_tokens: int
     seconds: float
     tokens_per_second: float
+    context_length: int
+    first_token_seconds: float | None = None
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
@@ -156,6 +162,7 @@ class Delta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = None
 
     @property
     def is_ping(self) -> bool:
@@ -216,4 +223,5 @@ class ChatService(Protocol):
         ...
 
     def status(self) -> Status: ...
+    def stats(self) -> Stats: ...
     def close(self) -> None: ...

@@ -42,7 +42,9 @@ class SimpleUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     cached_tokens: int
+    context_length: int
     seconds: float
+    first_token_seconds: float | None
     tokens_per_second: float
 
 

@@ -16,7 +16,7 @@ from ..settings import SamplingParams, Settings
 from . import sse
 from .body import fault, parse_object, refuse_long, validated, well_formed
 from .fields import MAX_DEADLINE_MS, Content, Stops, Text
-from .messages import ChatRequest, Delta, Message, ReplyEnd, system_first
+from .messages import ChatRequest, Delta, Message, ReplyEnd, Usage, system_first
 
 # Refused by name, where unknown keys pass: who sends one of these counts on what it does.
 UNSUPPORTED = ("persona", "source_language", "target_language")
@@ -52,6 +52,7 @@ class SimpleBody(BaseModel):
     history: list[SimpleTurn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
     system: Text | None = None
     stream: bool | None = None
+    running_usage: bool | None = None
     stop: Stops = ()
     deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
     raw: bool | None = None
@@ -98,6 +99,7 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
         raw=bool(parsed.raw),
         continue_final=bool(begun),
         truncation=parsed.truncation or "auto",
+        running_usage=bool(parsed.running_usage),
     )
     ids = {"conversationId": parsed.conversation_id, "messageId": parsed.message_id}
     sent_ids = {name: value for name, value in ids.items() if value is not None}
@@ -166,7 +168,7 @@ def unescape(text: str) -> str:
 
 
 class SimpleReply:
-    """The Wire of POST /chat: events `{"delta": …}` and `{"reasoning": …}`, then one with all of the reply's fields."""
+    """The Wire of POST /chat: events `{"delta": …}`, `{"reasoning": …}` and, if asked for, `{"usage": …}`; then one with all."""
 
     def __init__(self, request: SimpleRequest) -> None:
         self._request = request
@@ -181,7 +183,8 @@ class SimpleReply:
         self._text.append(delta.text)
         self._reasoning.append(delta.reasoning)
         self.ends += [delta.end] if delta.end else []
-        pieces = {"reasoning": delta.reasoning, "delta": delta.text}
+        usage = usage_fields(delta.usage) if delta.usage else {}
+        pieces = {"reasoning": delta.reasoning, "delta": delta.text, "usage": usage}
         return b"".join(sse.event({name: piece}) for name, piece in pieces.items() if piece)
 
     def closed(self) -> bytes:
@@ -192,7 +195,7 @@ class SimpleReply:
 
     def body(self) -> dict[str, Any]:
         [end] = self.ends
-        request, usage, text = self._request, end.usage, "".join(self._text)
+        request, text = self._request, "".join(self._text)
         history = (*request.history, Message("assistant", request.begun + text))
         reasoning = "".join(self._reasoning)
         return {
@@ -202,17 +205,23 @@ class SimpleReply:
             "conversationHistory": [{"role": turn.role, "content": turn.content} for turn in history],
             "truncated": end.finish_reason in ("length", "deadline"),
             "finish_reason": end.finish_reason,
-            "usage": {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "seconds": round(usage.seconds, 3),
-                "tokens_per_second": round(usage.tokens_per_second, 2),
-            },
+            "usage": usage_fields(end.usage),
             "dropped_messages": end.dropped_messages,
             **request.ids,
         }
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "context_length": usage.context_length,
+        "seconds": round(usage.seconds, 3),
+        "first_token_seconds": usage.first_token_seconds,
+        "tokens_per_second": round(usage.tokens_per_second, 2),
+    }
 
 
 def error_fields(error: ChatError) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from . import render
 from .access import Access
 from .chat_routes import chat_routes
 from .live_replies import LiveReplies
+from .metrics import Metrics, metrics_routes
 from .openai_routes import openai_routes
 from .page_routes import page_routes
 from .server import Server, interrupted_once, serve_until
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ChatApp(Flask):
-    """Flask with the chat's parts: `settings`, `chat` (the pipeline), `access`, and the `live` replies."""
+    """Flask with the chat's parts: `settings`, `chat` (the pipeline), `access`, `metrics`, and the `live` replies."""
 
     def __init__(self, settings: Settings, chat: ChatService) -> None:
         super().__init__(__name__, template_folder=_folder("templates"), static_folder=_folder("static"))
@@ -39,6 +40,7 @@ class ChatApp(Flask):
         self.chat = chat
         self.access = Access(settings)
         self.live = LiveReplies()
+        self.metrics = Metrics(lambda: (chat.stats(), chat.status(), self.live.count))
         self._server: Server | None = None
         self._stop = threading.Event()
         self._at_stop = contextlib.ExitStack()
@@ -116,6 +118,7 @@ def create_app(settings: Settings, chat: ChatService) -> ChatApp:
     app.url_map.merge_slashes = False
     app.register_blueprint(page_routes)
     app.register_blueprint(chat_routes)
+    app.register_blueprint(metrics_routes)
     app.register_blueprint(openai_routes, url_prefix="/v1")
     app.register_blueprint(openai_routes, name="openai_without_prefix")
     app.register_error_handler(ChatError, render.render_error)
@@ -136,6 +139,7 @@ def _admit(app: ChatApp) -> Response | None:
 
 
 def _finish(app: ChatApp, response: Response) -> Response:
+    app.metrics.count(request, response)
     response.headers.update(app.access.cors_headers(request.path))
     return render.finish(response)
 

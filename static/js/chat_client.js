@@ -14,12 +14,12 @@ export class ChatClient {
     this.#silenceLimit = silenceLimit;
   }
 
-  // Yields {ping: true}, {reasoning: str}, {delta: str} … and last {done: true, …}; throws a Failure, or AbortError when cancelled.
+  // Yields {ping: true}, {reasoning: str}, {delta: str}, {usage} … and last {done: true, …}; throws a Failure, or AbortError when cancelled.
   async *stream(body, signal) {
     const response = await this.#session.fetch("/chat", {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-      body: JSON.stringify({ ...body, stream: true }),
+      body: JSON.stringify({ ...body, stream: true, running_usage: true }),
       signal,
     });
     if (!response.ok) throw await failureFromResponse(response);
@@ -75,7 +75,7 @@ function parseChunk(event) {
   const chunk = parseObject(event.data);
   if (chunk?.error) throw failureFromError(chunk.error);
   const told = chunk?.done === true || [chunk?.delta, chunk?.reasoning].some((piece) => typeof piece === "string");
-  return told ? chunk : null;
+  return told || chunk?.usage ? chunk : null;
 }
 
 function parseObject(text) {

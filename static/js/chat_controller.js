@@ -74,6 +74,8 @@ export class ChatController {
       } else if (chunk.reasoning !== undefined) {
         exchange.think(chunk.reasoning);
         this.#view.painted(exchange);
+      } else if (chunk.usage !== undefined) {
+        exchange.measure(chunk.usage);
       } else {
         this.#view.pinged(exchange);
       }

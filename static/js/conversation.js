@@ -37,12 +37,17 @@ export class Exchange {
     if (this.status === "waiting") this.status = "thinking";
   }
 
+  // What a reply took so far: one that is stopped gets no end that would tell.
+  measure(usage) {
+    this.usage = usage;
+  }
+
   finish({ response, reasoning, finish_reason: finishReason, usage }) {
     this.#begin();
     if (this.reply === "" && typeof response === "string") this.reply = response;
     if (this.reasoning === "" && typeof reasoning === "string") this.reasoning = reasoning;
     this.finishReason = finishReason ?? "stop";
-    this.usage = usage ?? null;
+    this.usage = usage ?? this.usage;
     this.status = "finished";
   }
 

@@ -3,7 +3,7 @@ import { copyText } from "./clipboard.js";
 import { GrowingText, markLanguage } from "./growing_text.js";
 import { fillPageText } from "./page_text.js";
 import { ThinkingView } from "./thinking_view.js";
-import { wordEnd, wordFailure, wordUsage } from "./wording.js";
+import { wordEnd, wordFailure, wordTimes, wordUsage } from "./wording.js";
 
 const ACTION_TEXT = { continue: "actionContinue", again: "actionAgain", edit: "actionEdit" };
 
@@ -47,6 +47,7 @@ export class ExchangeView {
     this.#showFailure(exchange);
     this.#parts.end.textContent = wordEnd(exchange, this.#say);
     this.#parts.usage.textContent = wordUsage(exchange.usage, this.#say);
+    this.#parts.usage.title = wordTimes(exchange.usage, this.#say);
     const actions = isLast ? exchange.actions : [];
     this.#parts.actions.replaceChildren(...actions.map((name) => this.#button(name)));
     this.#parts.under.hidden = exchange.running || (exchange.reply === "" && actions.length === 0);

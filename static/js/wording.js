@@ -60,8 +60,17 @@ export function wordEnd(exchange, say) {
 }
 
 export function wordUsage(usage, say) {
+  const { tokens_per_second: speed, total_tokens: used, context_length: window } = usage ?? {};
   const parts = [];
-  if (Number.isFinite(usage?.tokens_per_second)) parts.push(say("speed", { speed: usage.tokens_per_second }));
-  if (Number.isFinite(usage?.seconds)) parts.push(say("seconds", { seconds: usage.seconds }));
+  if (Number.isFinite(speed)) parts.push(say("speed", { speed }));
+  if (Number.isFinite(used) && Number.isFinite(window)) parts.push(say("context", { used, window }));
+  return parts.join(" · ");
+}
+
+export function wordTimes(usage, say) {
+  const { first_token_seconds: first, seconds } = usage ?? {};
+  const parts = [];
+  if (Number.isFinite(first)) parts.push(say("firstToken", { seconds: first }));
+  if (Number.isFinite(seconds)) parts.push(say("seconds", { seconds }));
   return parts.join(" · ");
 }

@@ -34,7 +34,7 @@ test("the request carries the message, asks for a stream and skips the tunnel's 
   await collect(client, { body: { message: "やあ", conversationHistory: [] } });
   const [{ path, method, headers, body }] = requests;
   assert.equal(`${method} ${path}`, "POST /chat");
-  assert.deepEqual(JSON.parse(body), { message: "やあ", conversationHistory: [], stream: true });
+  assert.deepEqual(JSON.parse(body), { message: "やあ", conversationHistory: [], stream: true, running_usage: true });
   assert.equal(headers.Accept, "text/event-stream");
   assert.equal(headers["ngrok-skip-browser-warning"], "1");
   assert.equal("Authorization" in headers, false);
@@ -53,6 +53,12 @@ test("thoughts come as they are sent", async () => {
   const { chunks, failure } = await collect(client);
   assert.equal(failure, null);
   assert.deepEqual(chunks.slice(0, 2), [{ reasoning: "うーん" }, { delta: "にゃ" }]);
+});
+
+test("what a reply has used so far comes as it is sent", async () => {
+  const { client } = clientFor(answered(`${DELTA}data: {"usage": {"total_tokens": 9}}\n\n${DONE}`));
+  const { chunks } = await collect(client);
+  assert.deepEqual(chunks[1], { usage: { total_tokens: 9 } });
 });
 
 test("a stream that ends without its last event is broken, wherever it is cut", async () => {

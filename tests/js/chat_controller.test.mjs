@@ -51,6 +51,18 @@ test("cancelling keeps what had arrived and frees the message box", async () => 
   assert.deepEqual([conversation.last.status, conversation.last.reply, controller.busy], ["cancelled", "par", false]);
 });
 
+test("a reply that is stopped keeps what was told of its usage", async () => {
+  const usage = { total_tokens: 9 };
+  const { controller, conversation, events } = setUp([{ delta: "par" }, { usage }, "hang"]);
+  const sending = controller.send("hi");
+  setImmediate(() => controller.cancel());
+  await sending;
+  assert.deepEqual([conversation.last.status, conversation.last.usage], ["cancelled", usage]);
+  assert.equal(events.some(([name]) => name === "pinged"), false);
+  conversation.last.restart("continue");
+  assert.equal(conversation.last.usage, null);
+});
+
 test("a failure stays with its exchange and the same message can be sent again", async () => {
   const { controller, conversation, requests } = setUp([new Failure("busy")], [{ delta: "ok" }, DONE]);
   await controller.send("hi");

@@ -38,8 +38,8 @@ test("the browser's first language that we speak is chosen", () => {
 
 test("values are filled in and numbers written the way of the language", () => {
   assert.equal(createSay("en")("speed", { speed: 1234.56 }), "1,234.6 tokens/s");
-  assert.equal(createSay("en")("seconds", { seconds: 0.0412 }), "0.04 s");
-  assert.equal(createSay("ja")("seconds", { seconds: 2 }), "2 秒");
+  assert.equal(createSay("en")("seconds", { seconds: 0.0412 }), "0.04 s in all");
+  assert.equal(createSay("ja")("seconds", { seconds: 2 }), "全体で 2 秒");
   assert.ok(createSay("en")("privacy", { model: "a$&{b}" }).includes("(a$&{b})"));
 });
 

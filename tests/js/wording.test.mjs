@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Failure, failureFromResponse, secondsToWait } from "../../static/js/failure.js";
 import { createSay } from "../../static/js/strings.js";
-import { wordEnd, wordFailure, wordUsage } from "../../static/js/wording.js";
+import { wordEnd, wordFailure, wordTimes, wordUsage } from "../../static/js/wording.js";
 
 const say = createSay("en");
 
@@ -47,11 +47,19 @@ test("each early end has its line, a plain one none", () => {
   assert.match(wordEnd({ status: "finished", finishReason: "length", reply: "", reasoning: "Hm" }, say), /thinking/);
 });
 
-test("speed and seconds stand under a reply, as far as they are known", () => {
-  assert.equal(wordUsage({ tokens_per_second: 41.25, seconds: 3 }, say), "41.3 tokens/s · 3 s");
-  assert.equal(wordUsage({ seconds: 0.42 }, say), "0.4 s");
-  assert.equal(wordUsage({ tokens_per_second: null, seconds: "3" }, say), "");
+test("speed and context used stand under a reply, as far as they are known", () => {
+  const usage = { tokens_per_second: 41.25, total_tokens: 1240, context_length: 8192 };
+  assert.equal(wordUsage(usage, say), "41.3 tokens/s · 1,240 of 8,192 tokens of context");
+  assert.equal(wordUsage(usage, createSay("ja")), "41.3 トークン/秒 · 文脈 1,240 / 8,192 トークン");
+  assert.equal(wordUsage({ total_tokens: 7, context_length: 64 }, say), "7 of 64 tokens of context");
+  assert.equal(wordUsage({ tokens_per_second: null, total_tokens: 7 }, say), "");
   assert.equal(wordUsage(null, say), "");
+});
+
+test("the times of a reply are told apart, as far as they are known", () => {
+  assert.equal(wordTimes({ first_token_seconds: 0.42, seconds: 3 }, say), "First token after 0.4 s · 3 s in all");
+  assert.equal(wordTimes({ first_token_seconds: null, seconds: 3 }, say), "3 s in all");
+  assert.equal(wordTimes(null, say), "");
 });
 
 test("Retry-After is read as seconds or as a date", () => {

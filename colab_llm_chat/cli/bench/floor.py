@@ -29,10 +29,10 @@ def measured(device: str) -> float:
 
 
 def bandwidth(device: str, environment: Mapping[str, str]) -> float:
-    """The same, by a process of its own, with its number of threads; nan where it fails."""
+    """The same, by a process of its own, with its number of threads; 0 where it fails."""
     command = [sys.executable, "-m", __name__, device]
     ran = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
-    return float(json.loads(ran.stdout)["bytes_per_second"]) if ran.returncode == 0 else float("nan")
+    return float(json.loads(ran.stdout)["bytes_per_second"]) if ran.returncode == 0 else 0.0
 
 
 def main() -> None:

@@ -58,9 +58,13 @@ def take(reply: Reply, event: Body, now: float) -> None:
 def run_load(url: str, bodies: Sequence[Body], *, timeout: float) -> tuple[list[Reply], float]:
     """All bodies posted at once, each by a client of its own: their replies, and seconds until the last was done."""
     together = Barrier(len(bodies))
-    with ThreadPoolExecutor(len(bodies)) as pool:
+    pool = ThreadPoolExecutor(len(bodies))
+    try:
         asked = [pool.submit(stream, url, body, timeout=timeout, together=together) for body in bodies]
         replies = [one.result() for one in asked]
+    finally:
+        # An interrupt waits for no reply: the servers are ended next, and the clients with them.
+        pool.shutdown(wait=False)
     return replies, max(reply.total for reply in replies)
 
 

@@ -32,9 +32,10 @@ ROLES = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 SINGLE = [chr(code) for code in range(ord(" "), 127)] + ["\n"]
-# Two kinds of pairs with no character in common: whatever stands beside a word, it is read as itself again.
-FIRST = ["".join(pair) for pair in product("ABCDEFGHIJKLM", string.ascii_lowercase)]
-SECOND = ["".join(pair) for pair in product("NOPQRSTUVWXYZ", string.ascii_lowercase)]
+# A word begins with a space, as in real vocabularies, so that streamers which hold back half words show it. The
+# pieces have no character in common: whatever stands beside a word, it is read as itself again.
+BEGIN = [("Ġ", letter) for letter in "ABCDEFGHIJKLM"]
+PAIR = list(product("NOPQRSTUVWXYZ", string.ascii_lowercase))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +59,10 @@ SHAPES = {
 
 
 def merges() -> Iterator[tuple[str, str]]:
-    """Two pieces that become a word, the likeliest first."""
-    yield from (tuple(pair) for pair in chain(FIRST, SECOND))  # type: ignore[misc]
-    yield from product(FIRST, SECOND)
-    yield from ((first + second, third) for first, second, third in product(FIRST, SECOND, SECOND))
+    """Two pieces that become a word, in byte-level BPE's letters, the first merged first."""
+    begins, pairs = ["".join(one) for one in BEGIN], ["".join(one) for one in PAIR]
+    yield from chain(BEGIN, PAIR, product(begins, pairs))
+    yield from ((begin + pair, last) for begin, pair, last in product(begins, pairs, pairs))
 
 
 def vocabulary(size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -87,7 +88,7 @@ def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
 def make_model(folder: Path, shape: Shape, *, device: str) -> None:
     """Write a model: fp32 on the CPU, bf16 where it is made on a GPU."""
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
     make_tokenizer(shape.vocabulary).save_pretrained(folder)
     config = LlamaConfig(
@@ -105,9 +106,9 @@ def make_model(folder: Path, shape: Shape, *, device: str) -> None:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
-        model = LlamaForCausalLM(config)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.generation_config = GenerationConfig(**GENERATION)
     model.save_pretrained(folder)
 
@@ -118,10 +119,8 @@ def endless(source: Path, folder: Path) -> None:
         (folder / path.name).symlink_to(path.resolve())
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["eos_token_id"] = None
-    # Some models draw the chat template's end from a config of their own part.
-    for part in ("text_config", "llm_config"):
-        if isinstance(config.get(part), dict):
-            config[part]["eos_token_id"] = None
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"]["eos_token_id"] = None
     for name, content in (("config.json", config), ("generation_config.json", GENERATION)):
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_text(json.dumps(content), encoding="utf-8")

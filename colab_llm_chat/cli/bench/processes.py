@@ -1,0 +1,152 @@
+"""A server in a process of its own: started, waited for, watched, ended with all that it started.
+
+Knows no peer and no load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import psutil
+
+from ...errors import ChatError
+
+CHECK_SECONDS = 0.1
+END_SECONDS = 10.0
+SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where a peer listens, the process that leads its others, and what they say."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process and its children, which all end here; what they say goes to `log`."""
+    with log.open("wb") as output:
+        # A session of its own: it and what it starts are ended together, and an interrupt reaches them through here.
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process and its children to end, then make them."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True)]
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        for left in (one for one in family if one.is_running()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_until_ready(server: Served, path: str, *, seconds: float) -> None:
+    """Until this path answers with 200, and does not say that it is loading. Raises ChatError."""
+    deadline = time.monotonic() + seconds
+    while not answers(server.url + path):
+        if server.process.poll() is not None:
+            code = server.process.returncode
+            raise ChatError(f"ended with code {code} before it was ready: {last_words(server.log)}")
+        if time.monotonic() > deadline:
+            raise ChatError(
+                f"not ready after {seconds:.0f} s: {last_words(server.log)}", hint="Give it more by --wait."
+            )
+        time.sleep(CHECK_SECONDS)
+
+
+def answers(url: str) -> bool:
+    """Raises ChatError where the server says that it failed."""
+    try:
+        with urlopen(url, timeout=10) as response:
+            told = json.load(response)
+    except (HTTPError, URLError, OSError, ValueError):
+        return False
+    state = told.get("status", "ok")
+    if state == "failed":
+        raise ChatError(f"failed to load: {told.get('error', told)}")
+    return bool(state == "ok")
+
+
+def last_words(log: Path) -> str:
+    """What a server said last; where it told of an error, that."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["it said nothing"])[-1][:SHOWN]
+
+
+class MemoryWatch:
+    """The most memory in MB that a process and its children held while this was entered: on a GPU, the device's."""
+
+    def __init__(self, pid: int, *, device: str) -> None:
+        self._pid = pid
+        self._read = self._of_device if device == "cuda" else self._of_processes
+        self._ended = threading.Event()
+        self.peak = 0.0
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak = max(self.peak, self._read())
+            if self._ended.wait(5 * CHECK_SECONDS):
+                return
+
+    def _of_processes(self) -> float:
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(self._pid)
+            for process in (leader, *leader.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+        return total / 2**20
+
+    def _of_device(self) -> float:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        try:
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return float("nan")
+        return float(told.split()[0])
