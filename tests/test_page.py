@@ -68,9 +68,7 @@ def test_an_example_starts_the_conversation_on_a_phone(visitors: Visitors, demo:
     page = visitors.open(demo, **PHONE, locale="ja-JP")
     page.get_by_role("button", name="おはよう").tap()
     expect_reply(page, re.compile(r"\S"))
-    expect(page.locator(".usage")).to_have_text(
-        re.compile(r"^[\d.,]+ トークン/秒 · 文脈 [\d,]+ / [\d,]+ トークン$")
-    )
+    expect(page.locator(".usage")).to_have_text(re.compile(r"^[\d.,]+ トークン/秒 · 文脈 [\d,]+ / [\d,]+ トークン$"))
     assert focused(page) != "message"
 
 
