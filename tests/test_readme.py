@@ -240,7 +240,9 @@ def test_the_translation_has_the_same_parts() -> None:
 @every_document
 def test_every_flag_and_variable_is_known_to_the_command(text: str) -> None:
     runner = CliRunner()
-    known = "".join(runner.invoke(cli, arguments).output for arguments in (["--help"], ["serve", "--help"], ["bench", "--help"]))
+    known = "".join(
+        runner.invoke(cli, arguments).output for arguments in (["--help"], ["serve", "--help"], ["bench", "--help"])
+    )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     variables = {option.envvar for option in cli.commands["serve"].params if hasattr(option, "envvar")}
     assert {flag for flag in flags if not re.search(rf"{flag}\b(?!-)", known)} == set()
