@@ -2,7 +2,7 @@
 
     python -m benchmarks.turns [--reply 32] [--pairs 5]
 
-A random Llama of 85 M parameters, one token a character, on the fly. In the conversation that shares nothing each turn
+A random Llama of 125 M parameters, made on the spot. In the conversation that shares nothing each turn
 begins with another first line, as a system prompt with the time of day does. Prints tables of ratios within this run.
 """
 
@@ -11,25 +11,22 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import random
-import string
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from benchmarks.server import Served, served
+from colab_llm_chat.cli.bench.measures import growth
+from colab_llm_chat.cli.bench.models import SHAPES, make_model
+from colab_llm_chat.cli.bench.prompts import letters
 
 TURNS = 8
 MESSAGE = 120
 TITLE_CALLS = 3
 LINES = ("おはよう！", "おいで", "お手", "ごはんだよ", "いい子だね", "散歩に行こうか", "眠いの？", "おやすみ")
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 Message = dict[str, str]
 
 
@@ -42,31 +39,6 @@ class Streamed:
     text: str = ""
     prompt: int = 0
     cached: int = 0
-
-
-def save_model(folder: str) -> None:
-    """Random weights that never end a reply, and a tokenizer to which every character is a token."""
-    import torch
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({one: at for at, one in enumerate(string.printable)}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-    wrapped.chat_template = CHATML
-    wrapped.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(string.printable), hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
-        num_attention_heads=12, max_position_embeddings=4096, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    # The marks are read, but never said.
-    config.vocab_size += 2
-    model = LlamaForCausalLM(config)
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
 
 
 def stream(server: Served, messages: list[Message], reply: int, **fields: object) -> Streamed:
@@ -95,38 +67,32 @@ def stream(server: Served, messages: list[Message], reply: int, **fields: object
     return got
 
 
-def letters(seed: int, count: int) -> str:
-    chosen = random.Random(seed)
-    return "".join(chosen.choice(string.ascii_lowercase + " ") for _ in range(count))
-
-
 def conversation(server: Served, lines: list[str], reply: int, *, shared: bool) -> list[Streamed]:
     """Each turn brings all before it along; unless it is `shared`, the first line differs from turn to turn."""
     turns: list[Message] = []
     results = []
     for at, line in enumerate(lines):
-        first = {"role": "system", "content": letters(1 if shared else 100 + at, 20)}
+        first = {"role": "system", "content": letters("shared" if shared else f"unshared {at}", 20)}
         turns.append({"role": "user", "content": line})
         results.append(stream(server, [first, *turns], reply))
         turns.append({"role": "assistant", "content": results[-1].text})
     return results
 
 
-def growth(results: list[Streamed]) -> float:
-    """Time to the first text, the last two turns over the first two."""
-    return mean(one.first for one in results[-2:]) / mean(one.first for one in results[:2])
+def firsts(results: list[Streamed]) -> list[float]:
+    return [one.first for one in results]
 
 
 def slowed(server: Served, reply: int, pairs: int) -> list[float]:
     """A reply's time from its first text on, with title calls sent beside it, over the same without; pair by pair."""
     ratios = []
     for at in range(pairs):
-        asked = [{"role": "user", "content": letters(1000 + at, MESSAGE)}]
+        asked = [{"role": "user", "content": letters(f"asked {at}", MESSAGE)}]
         quiet = stream(server, asked, 4 * reply)
         with ThreadPoolExecutor(TITLE_CALLS + 1) as pool:
             beside = pool.submit(stream, server, asked, 4 * reply)
             for call in range(TITLE_CALLS):
-                title = [{"role": "user", "content": letters(2000 + 10 * at + call, MESSAGE)}]
+                title = [{"role": "user", "content": letters(f"title {at} {call}", MESSAGE)}]
                 pool.submit(stream, server, title, 12, priority="background")
             ratios.append(beside.result().rest / quiet.rest)
     return ratios
@@ -138,17 +104,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        save_model(folder)
+        make_model(Path(folder), SHAPES["125m"], device="cpu")
         with served("-m", str(Path(folder))) as server:
-            stream(server, [{"role": "user", "content": letters(0, MESSAGE)}], options.reply)
-            lines = [letters(10 + at, MESSAGE) for at in range(TURNS)]
+            stream(server, [{"role": "user", "content": letters("warm-up", MESSAGE)}], options.reply)
+            lines = [letters(f"line {at}", MESSAGE) for at in range(TURNS)]
             known = conversation(server, lines, options.reply, shared=True)
             unknown = conversation(server, lines, options.reply, shared=False)
             ratios = slowed(server, options.reply, options.pairs)
     print("| turn | prompt tokens | reused | first text, ms | sharing nothing, ms |\n| --- | --- | --- | --- | --- |")
     for at, (one, other) in enumerate(zip(known, unknown, strict=True), 1):
         print(f"| {at} | {one.prompt} | {one.cached} | {1000 * one.first:.0f} | {1000 * other.first:.0f} |")
-    print(f"last two turns / first two: {growth(known):.2f}; sharing nothing: {growth(unknown):.2f}")
+    print(f"last two turns / first two: {growth(firsts(known)):.2f}; sharing nothing: {growth(firsts(unknown)):.2f}")
     print(f"a reply with {TITLE_CALLS} title calls beside it / without: median {median(ratios):.2f} of {len(ratios)}")
     with served() as server:
         cat = conversation(server, list(LINES), options.reply, shared=True)

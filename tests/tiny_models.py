@@ -213,6 +213,9 @@ def tiny_model(architecture: str, *, scale: float = 1.0, seed: int = 0, **config
 def generated(model: PreTrainedModel, prompt: list[int], new: int, **options: Any) -> list[int]:
     """What the model says greedily to one prompt by itself; its attention must be eager."""
     inputs = torch.tensor([prompt])
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    # Where a text grows beyond the switch of longrope, some releases forget all but its last id.
+    cached = rope.get("rope_type") != "longrope"
     ids = model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
@@ -220,6 +223,7 @@ def generated(model: PreTrainedModel, prompt: list[int], new: int, **options: An
         max_new_tokens=new,
         eos_token_id=None,
         pad_token_id=0,
+        use_cache=cached,
         **options,
     )
     return [int(one) for one in ids[0, len(prompt) :]]

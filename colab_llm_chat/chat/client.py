@@ -269,7 +269,8 @@ class EngineClient:
                 if generation := self._live.pop(sequence_id, None):
                     generation.put(Progress(error=ChatError.from_dict(error)))
             self._owed_since = time.monotonic() if self._live else None
-            if "stats" in message:
+            # A closed one has no facts any more.
+            if "stats" in message and self.status.state == "ok":
                 self.stats = Stats(**message["stats"], device=self.status.facts["device"])
 
     def _bury(self, code: int) -> bool:

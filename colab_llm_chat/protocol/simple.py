@@ -168,7 +168,7 @@ def unescape(text: str) -> str:
 
 
 class SimpleReply:
-    """The Wire of POST /chat: events `{"delta": …}`, `{"reasoning": …}` and, if asked for, `{"usage": …}`; then one with all."""
+    """Wire of POST /chat: events `{"delta": …}`, `{"reasoning": …}`, if asked for `{"usage": …}`, then one with all."""
 
     def __init__(self, request: SimpleRequest) -> None:
         self._request = request

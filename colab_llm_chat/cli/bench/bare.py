@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...engine.loop import Engine
 
 
-def make_engine(folder: Path, rows: int, context_length: int, device: str) -> Engine:
+def make_engine(folder: Path, rows: int, context_length: int, *, device: str) -> Engine:
     """The engine as the worker makes it."""
     from ...engine.loop import Engine
     from ...models.choose import choose_runner
@@ -94,7 +94,7 @@ def main() -> None:
     # Libraries print; one stray line on the pipe would be read as a result.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    engine = make_engine(Path(folder), int(rows), int(context_length), device)
+    engine = make_engine(Path(folder), int(rows), int(context_length), device=device)
     for number, line in enumerate(sys.stdin):
         print(json.dumps(run(engine, json.loads(line), 1000 * number)), file=output, flush=True)
 

@@ -144,7 +144,7 @@ def run(asked: Asked, scratch: Path) -> None:
     results.facts = facts(plan, asked.model or default_model(device), sys.argv[1:])
     results.bandwidth = bandwidth(device, plan.environment)
     try:
-        Session(plan, tokenizer, results, say).run()
+        Session(plan, tokenizer, results, tell=say).run()
     except KeyboardInterrupt:
         click.echo(report(results, plan.new_tokens))
         raise
@@ -184,7 +184,7 @@ def prepare(asked: Asked, scratch: Path, device: str) -> tuple[Plan, PreTrainedT
         wait=asked.wait,
         context_length=window(folder, max(needed) + new_tokens),
         folder=folder,
-        gguf=gguf_of(peers, folder, asked, scratch),
+        gguf=gguf_of(peers, folder, asked, scratch=scratch),
         logs=scratch,
     )
     results = Results(device, absent=absent, names={peer.letter: peer.name for peer in peers})
@@ -223,7 +223,7 @@ def present(peers: list[Peer], *, made: bool, asked: Asked) -> tuple[tuple[Peer,
     return tuple(peer for peer in peers if peer.letter not in absent), absent
 
 
-def gguf_of(peers: tuple[Peer, ...], folder: Path, asked: Asked, scratch: Path) -> Path | None:
+def gguf_of(peers: tuple[Peer, ...], folder: Path, asked: Asked, *, scratch: Path) -> Path | None:
     """The file that a peer needs, made now unless it was given."""
     if asked.gguf or not any(peer.reads_gguf for peer in peers):
         return asked.gguf

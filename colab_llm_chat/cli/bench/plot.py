@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .peers import PEERS
 from .results import DRAWN, GREEDY, SAMPLED, Results
 
 
@@ -22,6 +23,9 @@ def plot(results: Results, path: Path) -> None:
         _bars_by_streams(axes, results, drawn)
     _lines_by_turn(figure.axes[2], results)
     figure.suptitle(f"{results.facts.get('model', '')} · {results.facts.get('machine', '')}")
+    # One for all three: inside, it would cover bars.
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(PEERS))
     figure.savefig(path)
 
 
@@ -37,8 +41,6 @@ def _bars_by_streams(axes: Any, results: Results, drawn: str) -> None:
     axes.set_xticks(middle, loads)
     asked = ", ".join(f"{name} {value:g}" for name, value in DRAWN[drawn].items())
     axes.set(title=f"{drawn} ({asked})", xlabel="streams", ylabel="tokens/s")
-    if peers:
-        axes.legend(fontsize="small")
 
 
 def _lines_by_turn(axes: Any, results: Results) -> None:
@@ -46,5 +48,3 @@ def _lines_by_turn(axes: Any, results: Results) -> None:
         turns = results.turns_of(peer)
         axes.plot(range(1, len(turns) + 1), turns, marker="o", label=results.names.get(peer, peer))
     axes.set(title="a conversation", xlabel="turn", ylabel="seconds to the first text", yscale="log")
-    if results.turns:
-        axes.legend(fontsize="small")

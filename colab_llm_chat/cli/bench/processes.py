@@ -43,37 +43,58 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """An interrupt in here takes effect at the end: in the midst of a start it would lose the new process."""
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process and its children, which all end here; what they say goes to `log`."""
-    with log.open("wb") as output:
-        # A session of its own: it and what it starts are ended together, and an interrupt reaches them through here.
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
+    with contextlib.ExitStack() as ending, log.open("wb") as output:
+        with held_back():
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # A session of its own: an interrupt reaches it and what it starts through here only.
+                start_new_session=True,
+            )
+            ending.callback(end, process)
         yield process
-    finally:
-        end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process and its children to end, then make them."""
+    """Ask the process to end, then make it and all that it started, also while it was ending."""
+    family: set[psutil.Process] = set()
+    deadline = time.monotonic() + END_SECONDS
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = [*psutil.Process(process.pid).children(recursive=True)]
+        leader = psutil.Process(process.pid)
+        family |= set(leader.children(recursive=True))
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
-        for left in (one for one in family if one.is_running()):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
+        while process.poll() is None and time.monotonic() < deadline:
+            family |= set(leader.children(recursive=True))
+            time.sleep(CHECK_SECONDS / 10)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for left in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
     process.wait()
+    psutil.wait_procs(list(family), timeout=END_SECONDS)
 
 
 def wait_until_ready(server: Served, path: str, *, seconds: float) -> None:

@@ -69,7 +69,7 @@ class Session:
     """A plan at work. `tell` gets a line for each thing that is done."""
 
     def __init__(
-        self, plan: Plan, tokenizer: PreTrainedTokenizerBase, results: Results, tell: Callable[[str], None]
+        self, plan: Plan, tokenizer: PreTrainedTokenizerBase, results: Results, *, tell: Callable[[str], None]
     ) -> None:
         self._plan = plan
         self._tokenizer = tokenizer
@@ -98,7 +98,7 @@ class Session:
     def _measure_round(self, servers: Mapping[Peer, Served], drawn: str, number: int) -> None:
         for load in self._plan.loads:
             for peer, server in servers.items():
-                self._measure(peer, server, drawn, load, number)
+                self._measure(peer, server, drawn=drawn, load=load, number=number)
         if drawn == GREEDY and self._plan.turns:
             for peer, server in servers.items():
                 self._converse(peer, server, number)
@@ -128,7 +128,7 @@ class Session:
         try:
             wait_until_ready(server, peer.ready, seconds=plan.wait)
             for streams in sorted({1, *(load.streams for load in plan.loads)}):
-                bodies = self._bodies(peer, drawn, Load(streams=streams), -1)
+                bodies = self._bodies(peer, drawn, Load(streams=streams), number=-1)
                 short = [{**body, "max_tokens": WARM_UP_TOKENS} for body in bodies]
                 _raise_failures(run_load(server.url, short, timeout=plan.wait)[0])
         except ChatError as error:
@@ -138,8 +138,8 @@ class Session:
             return False
         return True
 
-    def _measure(self, peer: Peer, server: Served, drawn: str, load: Load, number: int) -> None:
-        bodies = list(self._bodies(peer, drawn, load, number))
+    def _measure(self, peer: Peer, server: Served, *, drawn: str, load: Load, number: int) -> None:
+        bodies = list(self._bodies(peer, drawn, load, number=number))
         with MemoryWatch(server.process.pid, device=self._plan.device) as memory:
             replies, wall = run_load(server.url, bodies, timeout=self._plan.wait)
         cell = self._results.cell(peer.letter, drawn, load.name)
@@ -176,19 +176,19 @@ class Session:
         arguments = [str(plan.folder), str(plan.rows), str(plan.context_length), plan.device]
         try:
             with bare_engine(arguments, plan.environment, plan.logs / "bare.log") as engine:
-                engine.rate(self._ids(drawn, load, -1, WARM_UP_TOKENS))
-                rate = engine.rate(self._ids(drawn, load, number, plan.new_tokens))
+                engine.rate(self._ids(drawn, load, number=-1, new_tokens=WARM_UP_TOKENS))
+                rate = engine.rate(self._ids(drawn, load, number=number, new_tokens=plan.new_tokens))
         except ChatError as error:
             self._tell(error.message)
             return
         self._results.bare.setdefault(drawn, []).append(rate)
         self._tell(f"round {number + 1}, {drawn}, 16 streams, the engine alone: {rate:.1f} tokens/s")
 
-    def _ids(self, drawn: str, load: Load, number: int, new_tokens: int) -> dict[str, Any]:
+    def _ids(self, drawn: str, load: Load, *, number: int, new_tokens: int) -> dict[str, Any]:
         asked = [prompts.prompt_ids(self._tokenizer, messages) for messages in self._messages(load, number)]
         return {"prompts": asked, "max_tokens": new_tokens, "sampling": {**DRAWN[drawn], "top_k": 0}}
 
-    def _bodies(self, peer: Peer, drawn: str, load: Load, number: int) -> Iterator[Body]:
+    def _bodies(self, peer: Peer, drawn: str, load: Load, *, number: int) -> Iterator[Body]:
         for messages in self._messages(load, number):
             yield {**self._body(peer, drawn), "messages": messages}
 
