@@ -65,8 +65,8 @@ def advance(scheduler: Scheduler, slots: Slots) -> list[int]:
         if row.append(7, context_length=10**6):
             scheduler.remove(row)
     owned = [one.place for one in scheduler.active] + [entry.slot for entry in scheduler.prefixes.held]
-    assert sorted(map(id, owned)) == sorted(map(id, slots._taken))
-    assert all(one.end <= other.start for one, other in pairwise(slots._taken))
+    assert sorted(map(id, owned)) == sorted(map(id, slots.taken))
+    assert all(one.end <= other.start for one, other in pairwise(slots.taken))
     if not slots._copies:
         for entry in scheduler.prefixes.held:
             assert slots.held(entry.slot, len(entry.ids)) == entry.ids

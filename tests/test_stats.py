@@ -14,6 +14,7 @@ from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.engine.sequential import SequentialRunner
+from colab_llm_chat.engine.slots import PAGE
 from colab_llm_chat.engine.stats import EDGES, Durations
 from colab_llm_chat.protocol.stats import Stats
 from colab_llm_chat.settings import SamplingParams
@@ -52,7 +53,7 @@ def test_nothing_done_counts_nothing() -> None:
     stats = told(engine())
     assert stats.ended == {"stop": 0, "length": 0, "failed": 0, "cancelled": 0}
     assert (stats.steps, stats.tokens_generated, stats.running, sum(stats.first_token.counts)) == (0, 0, 0, 0)
-    assert stats.budget_positions == ROWS * CONTEXT
+    assert stats.budget_positions == ROWS * PAGE
 
 
 @pytest.mark.parametrize("number", [1, 7])

@@ -71,7 +71,8 @@ class GraphRunner(FlatRunner):
     def forward(self, step: Step) -> torch.Tensor:
         if not self._can_record or step.chunk is not None:
             return super().forward(step)
-        self._idle = self._idle or self.arena.take(1, 1)
+        if self._idle not in self.arena.taken:
+            self._idle = self.arena.take(1, 1)
         if self._idle is None:
             return super().forward(step)
         self.arena.begin(step, device=self._model.device)

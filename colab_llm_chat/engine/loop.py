@@ -82,6 +82,11 @@ class Engine:
         report = StepReport()
         began = time.perf_counter()
         step = self._scheduler.schedule()
+        if not step.rows and step.chunk is None:
+            first = (*self._scheduler.waiting, *self._scheduler.background)[0]
+            self._fail(first, OutOfMemory("There is no room for this conversation beside the model."), report)
+            self.stats.stepped(step, report, began=began)
+            return report
         if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
             report.cached.append((chunk.sequence.sequence_id, chunk.start))
         drawn = self._attempt(step)

@@ -45,25 +45,29 @@ class Arena(Cache):
         self.position_bytes = 0
         self._page = page
         self._positions = 0
-        self._taken: list[Slot] = []
+        self.taken: list[Slot] = []
         self._copies: list[_Copy] = []
         # Of the step's tokens: the positions in the arena.
         self.where: torch.Tensor | None = None
 
     def limit(self, rows: int, length: int, kv_bytes: int | None) -> None:
-        """Hold no more than so many rows of such a length, nor than so many bytes; yet always a page."""
+        """Begin anew without slots, to hold no more than so many rows of such a length, nor than so many bytes; yet
+        always a page.
+        """
+        self.taken.clear()
+        self._copies.clear()
         self.room = rows * self._sizes(length, length)[1]
         if kv_bytes is not None and self.position_bytes:
             self.room = min(self.room, max(kv_bytes // self.position_bytes // self._page, 1) * self._page)
 
     @property
     def _end(self) -> int:
-        return self._taken[-1].end if self._taken else 0
+        return self.taken[-1].end if self.taken else 0
 
     @property
     def used(self) -> int:
         """Positions of all slots."""
-        return sum(slot.size for slot in self._taken)
+        return sum(slot.size for slot in self.taken)
 
     def take(self, least: int, most: int) -> Slot | None:
         """A new slot for at least so many positions, for `most` if there is room; None where there is none."""
@@ -71,7 +75,7 @@ class Arena(Cache):
             for size in self._sizes(least, most):
                 if (start := self._gap(size)) is not None:
                     slot = Slot(start, size)
-                    self._taken.append(slot)
+                    self.taken.append(slot)
                     self._sort()
                     return slot
             if self.room - self.used < size:
@@ -101,7 +105,7 @@ class Arena(Cache):
         slot.size = min(slot.size, self._sizes(length, length)[1])
 
     def free(self, slot: Slot) -> None:
-        self._taken.remove(slot)
+        self.taken.remove(slot)
 
     def copy(self, source: Slot, target: Slot, length: int) -> None:
         """Copy the first positions of one slot over those of another."""
@@ -179,7 +183,7 @@ class Arena(Cache):
     def _gap(self, size: int) -> int | None:
         """The first free place of a size."""
         end = 0
-        for slot in self._taken:
+        for slot in self.taken:
             if slot.start - end >= size:
                 return end
             end = slot.end
@@ -187,20 +191,20 @@ class Arena(Cache):
 
     def _after(self, slot: Slot) -> int:
         """How many positions are free behind a slot."""
-        following = self._taken.index(slot) + 1
-        return (self._taken[following].start if following < len(self._taken) else self.room) - slot.end
+        following = self.taken.index(slot) + 1
+        return (self.taken[following].start if following < len(self.taken) else self.room) - slot.end
 
     def _compact(self) -> None:
         """Leave no gaps between slots."""
         end = 0
-        for slot in self._taken:
+        for slot in self.taken:
             if slot.start > end:
                 self._copies.append(_Copy(slot.start, end, slot.size))
                 slot.start = end
             end = slot.end
 
     def _sort(self) -> None:
-        self._taken.sort(key=lambda slot: slot.start)
+        self.taken.sort(key=lambda slot: slot.start)
 
     @torch.inference_mode()
     def _settle(self) -> bool:
