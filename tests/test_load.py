@@ -104,7 +104,7 @@ def test_a_model_quantised_already_is_loaded_as_it_is(
 
 
 def test_the_dtype_can_be_chosen(llama: Path) -> None:
-    assert loaded(llama, dtype="float16").facts.dtype == "float16"
+    assert loaded(llama, dtype="bfloat16").facts.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Linear layers of a model on the CPU, their weights laid out once at load as oneDNN's kernels want them.
+"""The linear layers of a model on the CPU, with packed weights wherever those are faster on this machine.
 
 Knows no family of models: what a model makes of packed layers is tried on the spot, and one that does not take them
 gets its plain ones back.
@@ -8,141 +8,152 @@ from __future__ import annotations
 
 import logging
 import platform
+import random
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from .choose import CANNOT_RUN, COARSE_ROUNDING, PROMPTS, ROUNDING
+from .choose import CANNOT_RUN, PROMPTS, ROUNDING
 from .hardware import free_bytes
+from .linear import PackedLinear, measured_speeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("colab_llm_chat")
 
-# oneDNN chooses a layout by a number of rows: the one for hundreds is as good for a few, the one for 1 is bad for all.
-ROWS_HINT = 256
-# A weight that something else reads too, as a head that is also the embedding, stays in memory beside its packed copy.
-# The head is often the largest layer; but keys and values need memory more, so the copy gets only a share of it.
+Measure = Callable[[Sequence[PackedLinear]], Mapping[int, float]]
+
+# A weight that is needed plain too, as a head that is also the embedding, stays in memory beside its packed copy.
+# Keys and values need memory more, so copies get only a share of what is free.
 COPY_SHARE = 0.25
+# Of the weights, so many are measured: where a model is larger than the caches, these are as well.
+MEASURED_BYTES = 256_000_000
 
 
-class PackedLinear(torch.nn.Module):
-    """What `nn.Linear` computes. Its weight tells shape, dtype and size; only `to_dense()` tells its numbers."""
-
-    def __init__(self, plain: Any, *, is_copy: bool) -> None:
-        super().__init__()
-        dense: torch.Tensor = plain.weight.detach()
-        # GPT-2 multiplies by a matrix that lies the other way round.
-        packed = _pack(dense.t().contiguous() if isinstance(plain, Conv1D) else dense)
-        self.out_features, self.in_features = packed.shape
-        if is_copy:
-            # Not a parameter: those are counted, and these numbers are counted where they are read plain.
-            self.register_buffer("weight", packed, persistent=False)
-        else:
-            self.weight = torch.nn.Parameter(packed, requires_grad=False)
-        self.bias = plain.bias
-        self._multiply: Any = torch.ops.mkldnn._linear_pointwise.default
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in_features] -> [..., out_features]"""
-        product: torch.Tensor = self._multiply(x, self.weight, self.bias, "none", [], "")
-        return product
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
-    """A linear layer, where it hangs, and whether something else has its weight too."""
+    """A linear layer, where it hangs, whether something else has its weight too, and its packed form once made."""
 
     parent: torch.nn.Module
     name: str
     plain: Any
     shared: bool
+    packed: PackedLinear | None = None
 
-    def pack(self) -> None:
-        setattr(self.parent, self.name, PackedLinear(self.plain, is_copy=self.shared))
-        if not self.shared:
-            # Now, so that never more than one layer is in memory twice.
+    @property
+    def nbytes(self) -> int:
+        return int(self.plain.weight.nbytes)
+
+    def made(self) -> PackedLinear:
+        self.packed = self.packed or PackedLinear(self.plain)
+        return self.packed
+
+    def pack(self, *, one_row_plain: bool) -> None:
+        layer = self.made()
+        layer.one_row_plain = one_row_plain
+        setattr(self.parent, self.name, layer)
+        if not (self.shared or one_row_plain):
+            # Now, so that little is in memory twice.
+            layer.free_plain()
             self.plain.weight = None
 
     def unpack(self) -> None:
-        if not self.shared:
-            dense = getattr(self.parent, self.name).weight.to_dense()
+        if self.plain.weight is None:
+            dense = self.made().weight.to_dense()
             dense = dense.t().contiguous() if isinstance(self.plain, Conv1D) else dense
             self.plain.weight = torch.nn.Parameter(dense, requires_grad=False)
         setattr(self.parent, self.name, self.plain)
 
 
-def pack_linears(model: PreTrainedModel) -> int:
-    """Replace the linear layers of a model on the CPU by packed ones; returns how many.
+def pack_linears(model: PreTrainedModel, *, measure: Measure = measured_speeds) -> int:
+    """Pack the linear layers of a model on the CPU if that is faster here; returns how many.
 
-    None where build, processor or dtype have no such kernel, or where the model does not give the same logits then;
-    and none of a quantised model, whose time goes elsewhere. A packed model can be run, but not saved.
+    Where plain weights are faster for a single row, and both fit, both are kept. None is packed where build, processor
+    or dtype have no such kernel, or where the model does not give the same logits then; and none of a quantised model,
+    whose time goes elsewhere. A packed model can be run, but not saved.
     """
-    quantised = getattr(model, "is_quantized", False)
-    places = [] if quantised else [place for place in _places(model) if _has_kernel(place.plain)]
-    began = time.perf_counter()
+    room = COPY_SHARE * free_bytes(torch.device("cpu"))
+    places = [] if getattr(model, "is_quantized", False) else _places(model, room)
     wanted = _logits(model) if places else None
     if wanted is None:
         return 0
-    for place in places:
-        place.pack()
-    found = _logits(model)
-    if found is None or not _alike(found, wanted, coarse=model.dtype != torch.float32):
-        log.info("%s does not take packed weights: its layers stay plain", type(model).__name__)
+    began = time.perf_counter()
+    speeds = measure([place.made() for place in _sample(places, room)])
+    form, why = _form(speeds, both_fit=sum(place.nbytes for place in places) <= room)
+    measured = ", ".join(f"{speed:.2f} at {rows}" for rows, speed in speeds.items())
+    if form != "plain":
         for place in places:
-            place.unpack()
-        return 0
-    log.info("packed the weights of %d linear layers in %.1f s", len(places), time.perf_counter() - began)
-    return len(places)
+            place.pack(one_row_plain=form == "both")
+        if not _alike(_logits(model), wanted):
+            for place in places:
+                place.unpack()
+            form, why = "plain", f"{type(model).__name__} does not take packed ones"
+    seconds = time.perf_counter() - began
+    told = "%d linear layers: %s weights, as %s (speed of packed over plain ones by rows: %s; %.1f s)"
+    log.info(told, len(places), form, why, measured, seconds)
+    return 0 if form == "plain" else len(places)
 
 
-def _pack(dense: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(dense, ROWS_HINT)
-    return packed
+def _form(speeds: Mapping[int, float], *, both_fit: bool) -> tuple[str, str]:
+    """Packed, plain or both weights, and why: by how many times as fast packed ones are at some numbers of rows."""
+    one, *more = (speeds[rows] for rows in sorted(speeds))
+    if max(more) <= 1:
+        return "plain", "packed ones are not faster at several rows"
+    if one >= 1:
+        return "packed", "plain ones are nowhere needed"
+    if both_fit:
+        return "both", "plain ones are faster at one row"
+    return "plain", "they are faster at one row and memory is too short for both"
 
 
-def _places(model: PreTrainedModel) -> list[_Place]:
+def _sample(places: list[_Place], room: float) -> list[_Place]:
+    """Layers of all kinds, the same for each start, that may for a moment be in memory twice; at least one."""
+    left = min(MEASURED_BYTES, room)
+    sample = []
+    for place in random.Random(0).sample(places, len(places)):
+        if place.nbytes <= left:
+            left -= place.nbytes
+            sample.append(place)
+    return sample or [min(places, key=lambda place: place.nbytes)]
+
+
+def _places(model: PreTrainedModel, room: float) -> list[_Place]:
     """Layers that are exactly linear: a subclass may compute something else, and a hook may expect a plain weight."""
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    room = COPY_SHARE * free_bytes(torch.device("cpu"))
     places = []
     for parent in model.modules():
         for name, layer in parent.named_children():
             if type(layer) not in (torch.nn.Linear, Conv1D) or layer._forward_hooks or hasattr(layer, "_hf_hook"):
                 continue
-            weight: Any = layer.weight
-            shared = uses[id(weight)] > 1
-            if not shared or weight.nbytes <= room:
-                room -= weight.nbytes if shared else 0
-                places.append(_Place(parent, name, layer, shared))
+            place = _Place(parent, name, layer, shared=uses[id(layer.weight)] > 1)
+            if _has_kernel(layer) and (not place.shared or place.nbytes <= room):
+                room -= place.nbytes if place.shared else 0
+                places.append(place)
     return places
 
 
 def _has_kernel(layer: torch.nn.Module) -> bool:
-    """Whether oneDNN multiplies by this layer's weight faster than PyTorch does: measured on x86 only."""
+    """Whether oneDNN may be faster with this layer's weight than PyTorch is: measured on x86 only."""
     weight: Any = layer.weight
-    if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+    # fp32 only: virtual machines may advertise AMX and not let it run, and then the first product in bf16 or fp16 ends
+    # the process, here while it only loads.
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return False
-    backend: Any = torch.backends.mkldnn
-    if not backend.is_available():
-        return False
-    mkldnn: Any = torch.ops.mkldnn
-    if weight.dtype == torch.bfloat16:
-        return bool(mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32 or (weight.dtype == torch.float16 and bool(mkldnn._is_mkldnn_fp16_supported()))
+    return platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 
 
 @torch.inference_mode()
-def _logits(model: PreTrainedModel) -> list[torch.Tensor] | None:
-    """The last logits of prompts of several lengths, by which kernels are chosen; None where the model fails."""
-    prompts = [*PROMPTS, PROMPTS[0][:1]]
+def _logits(model: PreTrainedModel) -> torch.Tensor | None:
+    """The last logits of a short prompt of several ids, which packed weights multiply; None where the model fails."""
     try:
-        return [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1].float() for prompt in prompts]
+        logits: torch.Tensor = model(input_ids=torch.tensor([PROMPTS[1]]), use_cache=False).logits[0, -1]
+        return logits
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except CANNOT_RUN as error:
@@ -150,9 +161,5 @@ def _logits(model: PreTrainedModel) -> list[torch.Tensor] | None:
         return None
 
 
-def _alike(found: list[torch.Tensor], wanted: list[torch.Tensor], *, coarse: bool) -> bool:
-    rounding = COARSE_ROUNDING if coarse else ROUNDING
-    return all(
-        bool((one - other).abs().max() <= rounding * other.abs().max().clamp(min=1e-6))
-        for one, other in zip(found, wanted, strict=True)
-    )
+def _alike(found: torch.Tensor | None, wanted: torch.Tensor) -> bool:
+    return found is not None and bool((found - wanted).abs().max() <= ROUNDING * wanted.abs().max().clamp(min=1e-6))
