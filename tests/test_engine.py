@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from colab_llm_chat.engine import attention
+from colab_llm_chat.engine import attention, slots
 from colab_llm_chat.engine.attention import groups
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import FlatRunner
@@ -278,7 +278,8 @@ def stored(arena: Arena, slot: Slot, length: int) -> list[float]:
 
 
 @torch.inference_mode()
-def test_the_arena_keeps_what_it_holds_when_it_grows() -> None:
+def test_the_arena_keeps_what_it_holds_when_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "KEPT_BYTES", 0)
     arena = Arena(page=4)
     one, other = (Sequence(i, [1, 2, 3], SamplingParams()) for i in range(2))
     for at, row in enumerate((one, other)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from colab_llm_chat.engine import slots
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.prefixes import Prefixes, common
 from colab_llm_chat.engine.reports import StepReport
@@ -204,7 +205,10 @@ def test_a_reply_ends_where_memory_for_one_ends() -> None:
 
 
 @pytest.mark.parametrize("kv_bytes", [None, 300 * 2 * 2 * 16 * 4])
-def test_after_two_thousand_random_requests_memory_is_free_or_accounted_to_prefixes(kv_bytes: int | None) -> None:
+def test_after_two_thousand_random_requests_memory_is_free_or_accounted_to_prefixes(
+    kv_bytes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "KEPT_BYTES", 0)
     chosen, told = random.Random(3), Told(SMALL, kv_bytes=kv_bytes)
     arena, alive, failed = told.runner.arena, [], 0
     spoil = told.model.register_forward_pre_hook(_explode_at_66, with_kwargs=True)

@@ -59,6 +59,7 @@ def advance(scheduler: Scheduler, slots: Slots) -> list[int]:
     """One step; the ids of the sequences that got a token."""
     step = scheduler.schedule()
     slots.compute(step)
+    scheduler.observe(step, 0.01)
     sampled = step.sampled
     scheduler.advance(step)
     for row in sampled:

@@ -208,8 +208,7 @@ class EngineClient:
             self._outbox.put({"load": worker_settings(self._settings)})
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        # Threads that spin while they wait take the processor from the web process, and from each other.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "colab_llm_chat.worker"],
             stdin=subprocess.PIPE,

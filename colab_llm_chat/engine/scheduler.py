@@ -14,8 +14,8 @@ from .prefixes import Prefix, Prefixes
 from .sequence import Chunk, Sequence, Slot, Step
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
-# A chunk may stretch a step to twice a step without one: the gap other readers then see between tokens.
-STRETCH = 2.0
+# A chunk may stretch a step to so many times a step without one: the gap other readers then see between tokens.
+STRETCH = 2.2
 # With nobody else to disturb, a chunk may take this long (s): a cancel is heard within one step, while small chunks
 # use the processor badly.
 ALONE_SECONDS = 0.25
@@ -73,9 +73,11 @@ class Scheduler:
         self._forget = forget
         self._max_rows = self._rows_now = max_rows
         self._whole_prompts = whole_prompts
-        # Apart for prompts read alone and beside rows: a size grown alone would make the first reader wait.
-        self._chunk_sizes = {True: float(chunk_size), False: float(chunk_size)}
-        self._decode_seconds: float | None = None
+        self._first_chunk, self._largest_chunk = chunk_size, LARGEST_CHUNK
+        # Of each id of a chunk, beside rows and alone: what is as good as free beside rows costs most alone.
+        self._id_seconds: dict[bool, float] = {}
+        # Of steps without a chunk, by the power of two of their rows.
+        self._decode_seconds: dict[int, float] = {}
 
     @property
     def busy(self) -> bool:
@@ -137,10 +139,13 @@ class Scheduler:
             while row.slot and row.slot.size < len(row.ids) and not self._slots.grow(row.slot, *self._wanted(row)):
                 self._make_room()
         rows = sorted(self.running, key=lambda one: one.place.start)
-        if self.prefilling is None:
+        if self.prefilling is None or (rows and len(rows).bit_length() not in self._decode_seconds):
             return Step(rows)
         start = self.prefilling.computed
-        end = len(self.prefilling.ids) if self._whole_prompts else start + int(self._chunk_sizes[bool(rows)])
+        left = len(self.prefilling.ids) - start
+        size = left if self._whole_prompts else self._chunk_size()
+        # A little more costs less than one more step.
+        end = start + (left if left <= size * 5 // 4 else size)
         return Step(rows, Chunk(self.prefilling, start, self.prefilling.ids[start:end]))
 
     def _admit(self, sequence: Sequence) -> bool:
@@ -195,8 +200,8 @@ class Scheduler:
             while self.prefixes.held:
                 self._slots.free(self.prefixes.drop_oldest())
             self._slots.trim()
-        elif max(self._chunk_sizes.values()) > SMALLEST_CHUNK and self.prefilling and not self._whole_prompts:
-            self._chunk_sizes = dict.fromkeys(self._chunk_sizes, float(SMALLEST_CHUNK))
+        elif self._largest_chunk > SMALLEST_CHUNK and self.prefilling and not self._whole_prompts:
+            self._first_chunk = self._largest_chunk = SMALLEST_CHUNK
         elif len(self.active) > 1:
             self.pause(max(self.active, key=lambda one: one.sequence_id))
             # Until there is nothing to do: the paused one would come back at once.
@@ -219,22 +224,28 @@ class Scheduler:
     def _queue(self, sequence: Sequence) -> deque[Sequence]:
         return self.background if sequence.background else self.waiting
 
-    def observe(self, step: Step, seconds: float) -> None:
-        """Choose the chunk size from measured step times, so that reading a prompt disturbs little."""
-        if step.chunk is None:
-            known = self._decode_seconds
-            # Smoothed: single steps vary with whatever else the machine does.
-            self._decode_seconds = seconds if known is None else 0.8 * known + 0.2 * seconds
-        elif step.rows and self._decode_seconds:
-            self._adapt(step, (STRETCH - 1) * self._decode_seconds, max(seconds - self._decode_seconds, 1e-9))
-        elif not step.rows:
-            self._adapt(step, ALONE_SECONDS, seconds)
+    def _chunk_size(self) -> int:
+        """As many ids of a prompt as may be read in the time that is allowed, as measured steps tell."""
+        if (each := self._id_seconds.get(bool(self.running))) is None:
+            return self._first_chunk
+        allowed = ALONE_SECONDS
+        if self.running:
+            # Where many wait, what the readers lose is gained by as many.
+            waiting = 1 + (0 if self.prefilling and self.prefilling.background else len(self.waiting))
+            allowed = min(allowed, (STRETCH - 1) * self._decode_seconds[len(self.running).bit_length()] * waiting)
+        return min(self._largest_chunk, max(SMALLEST_CHUNK, int(allowed / each)))
 
-    def _adapt(self, step: Step, allowed: float, taken: float) -> None:
-        """Let the next chunk take the time that is allowed, as the last one tells; by no more than twice at once."""
-        beside, read = bool(step.rows), 0 if step.chunk is None else len(step.chunk.ids)
-        size = self._chunk_sizes[beside]
-        # The rest of a prompt tells little of larger chunks.
-        if read == int(size) or taken > allowed:
-            changed = size * min(2.0, max(0.5, allowed / taken))
-            self._chunk_sizes[beside] = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, changed))
+    def observe(self, step: Step, seconds: float) -> None:
+        """Note how long a step took, to read prompts in chunks that disturb little."""
+        rows, read = len(step.rows).bit_length(), 0 if step.chunk is None else len(step.chunk.ids)
+        if not read:
+            self._decode_seconds[rows] = _smoothed(self._decode_seconds.get(rows), seconds)
+        # The short rest of a prompt tells little of others.
+        elif read >= SMALLEST_CHUNK or bool(rows) not in self._id_seconds:
+            taken = max(seconds - self._decode_seconds[rows], 0.1 * seconds) if rows else seconds
+            self._id_seconds[bool(rows)] = _smoothed(self._id_seconds.get(bool(rows)), taken / read)
+
+
+def _smoothed(known: float | None, seen: float) -> float:
+    """Single steps vary with whatever else the machine does."""
+    return seen if known is None else 0.7 * known + 0.3 * seen

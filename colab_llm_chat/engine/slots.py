@@ -18,6 +18,7 @@ from .sequence import Slot, Step
 
 # What the paged kernels of FlashAttention 2 ask for.
 PAGE = 256
+KEPT_BYTES = 2**28
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,6 +60,11 @@ class Arena(Cache):
         self.room = rows * self._sizes(length, length)[1]
         if kv_bytes is not None and self.position_bytes:
             self.room = min(self.room, max(kv_bytes // self.position_bytes // self._page, 1) * self._page)
+
+    @property
+    def _kept(self) -> int:
+        """Positions that stay, for to take memory anew holds up the first replies of each burst."""
+        return KEPT_BYTES // self.position_bytes // self._page * self._page if self.position_bytes else 0
 
     @property
     def _end(self) -> int:
@@ -121,8 +127,8 @@ class Arena(Cache):
             first = step.chunk.sequence.place.start + step.chunk.start
             where += range(first, first + len(step.chunk.ids))
         if self._end > self._positions:
-            # A half more than is needed, so that growing by little copies rarely; near the limit nothing.
-            ahead = self._positions * 3 // 2 // self._page * self._page
+            # Twice as much, so that growing by little copies rarely; near the limit nothing in advance.
+            ahead = max(2 * self._positions, self._kept)
             whole = self.fixed and self.room < sys.maxsize
             self._resize(max(self._end, self.room if whole else min(self.room, ahead)))
         self._settle()
@@ -159,13 +165,13 @@ class Arena(Cache):
 
     @torch.inference_mode()
     def trim(self) -> None:
-        """Give memory back where less than half of it is needed."""
-        if not self.fixed and 2 * self.used <= self._positions:
+        """Give memory back where less than half of it is needed, unless it is little."""
+        if not self.fixed and max(2 * self.used, self._kept + 1) <= self._positions:
             self._compact()
             # The smaller copy may be too much for now.
             with suppress(torch.OutOfMemoryError):
                 self._settle()
-                self._resize(self.used)
+                self._resize(max(self.used, min(self._kept, self.room)))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: positions are always given, so no layer may count from here."""
