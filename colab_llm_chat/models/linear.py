@@ -18,8 +18,10 @@ from transformers.pytorch_utils import Conv1D
 ROWS_HINT = 256
 # Numbers of rows that are measured, as one person's reply, several together and a prompt have them, each with the
 # seconds that it may take: loading waits for them.
-MEASURED_ROWS = {1: 0.1, 8: 0.04, 128: 0.08}
+MEASURED_ROWS = {1: 0.14, 8: 0.04, 128: 0.05}
 PASSES = 5
+# On a busy machine a single call may wait for long, and fewer of them tell nothing, however long they took.
+LEAST_CALLS = 16
 
 
 class PackedLinear(torch.nn.Module):
@@ -67,13 +69,15 @@ def measured_speeds(layers: Sequence[PackedLinear]) -> dict[int, float]:
 
     To tell what happens in a model, the layers must together be larger than the caches.
     """
-    return {rows: _speed(layers, rows, seconds) for rows, seconds in MEASURED_ROWS.items()}
+    # Of many rows a large layer alone would take all of the time, and one figure tells little.
+    small_first = sorted(layers, key=lambda layer: layer.weight.nbytes)
+    return {rows: _speed(layers if rows == 1 else small_first, rows, limit) for rows, limit in MEASURED_ROWS.items()}
 
 
 def _speed(layers: Sequence[PackedLinear], rows: int, seconds: float) -> float:
     taken: defaultdict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     end = time.perf_counter() + seconds
-    for layer in itertools.chain.from_iterable(itertools.repeat(layers, PASSES)):
+    for calls, layer in enumerate(itertools.chain.from_iterable(itertools.repeat(layers, PASSES)), start=1):
         x = torch.ones(rows, layer.in_features)
         began = time.perf_counter()
         layer.by_plain(x)
@@ -81,7 +85,7 @@ def _speed(layers: Sequence[PackedLinear], rows: int, seconds: float) -> float:
         layer.by_packed(x)
         now = time.perf_counter()
         taken[layer.in_features, layer.out_features].append((between - began, now - between))
-        if now > end:
+        if now > end and calls >= LEAST_CALLS:
             break
     plain, packed = (sum(len(each) * _fast([one[i] for one in each]) for each in taken.values()) for i in (0, 1))
     return plain / packed
