@@ -68,7 +68,7 @@ def advance(scheduler: Scheduler, slots: Slots) -> list[int]:
     owned = [one.place for one in scheduler.active] + [entry.slot for entry in scheduler.prefixes.held]
     assert sorted(map(id, owned)) == sorted(map(id, slots.taken))
     assert all(one.end <= other.start for one, other in pairwise(slots.taken))
-    if not slots._copies:
+    if not slots._origins and slots._move is None:
         for entry in scheduler.prefixes.held:
             assert slots.held(entry.slot, len(entry.ids)) == entry.ids
     return [row.sequence_id for row in sampled]

@@ -7,6 +7,7 @@ in whole pages, of one sequence or prefix. Knows not whose they are.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,14 @@ PAGE = 256
 KEPT_BYTES = 2**28
 
 
-@dataclass(slots=True, frozen=True)
-class _Copy:
-    source: int
-    target: int
-    length: int
+@dataclass(slots=True)
+class _Move:
+    """Numbers of all `sources` (positions) go to `targets` at once, then zeros to `blank`; `done` arenas have them."""
+
+    sources: torch.Tensor
+    targets: torch.Tensor
+    blank: torch.Tensor
+    done: int = 0
 
 
 class Arena(Cache):
@@ -47,7 +51,10 @@ class Arena(Cache):
         self._page = page
         self._positions = 0
         self.taken: list[Slot] = []
-        self._copies: list[_Copy] = []
+        # Of pages that do not hold yet what they should: the page where that is, None for zeros.
+        self._origins: dict[int, int | None] = {}
+        # What was begun when memory ran out.
+        self._move: _Move | None = None
         # Of the step's tokens: the positions in the arena.
         self.where: torch.Tensor | None = None
 
@@ -56,7 +63,9 @@ class Arena(Cache):
         always a page.
         """
         self.taken.clear()
-        self._copies.clear()
+        # Numbers that are not finite may be left.
+        self._origins = dict.fromkeys(range(self._positions // self._page))
+        self._move = None
         self.room = rows * self._sizes(length, length)[1]
         if kv_bytes is not None and self.position_bytes:
             self.room = min(self.room, max(kv_bytes // self.position_bytes // self._page, 1) * self._page)
@@ -99,8 +108,8 @@ class Arena(Cache):
                     slot.size = size
                     return True
                 if (start := self._gap(size)) is not None:
-                    self._copies.append(_Copy(slot.start, start, slot.size))
-                    slot.start, slot.size = start, size
+                    self._move_to(start, slot)
+                    slot.size = size
                     self._sort()
                     return True
             self._compact()
@@ -115,7 +124,8 @@ class Arena(Cache):
 
     def copy(self, source: Slot, target: Slot, length: int) -> None:
         """Copy the first positions of one slot over those of another."""
-        self._copies.append(_Copy(source.start, target.start, length))
+        first, to, count = source.start // self._page, target.start // self._page, -(-length // self._page)
+        self._origins.update({to + i: self._origins.get(first + i, first + i) for i in range(count)})
 
     def begin(self, step: Step, *, device: torch.device) -> None:
         """Make memory for all slots and note where the step's tokens go.
@@ -140,7 +150,7 @@ class Arena(Cache):
         """Store [1, kv_heads, T, head_dim] keys and values of one layer; returns its arenas, as of one long row."""
         if self.where is None:
             raise RuntimeError("update() without begin()")
-        if layer_idx not in self.keys:
+        if layer_idx not in self.values:
             for store, states in ((self.keys, key_states), (self.values, value_states)):
                 store[layer_idx] = states.new_zeros(self._positions, states.shape[1], states.shape[3])
             self.position_bytes = sum(one[0].nbytes for one in self._all())
@@ -149,19 +159,22 @@ class Arena(Cache):
         values.index_copy_(0, self.where, value_states[0].transpose(0, 1))
         return keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
 
-    @torch.inference_mode()
     def scrub(self, slot: Slot) -> None:
-        """Zero a slot: a number that is not finite reaches even those who mask it, for 0 x NaN is NaN."""
-        self._settle()
-        for arena in self._all():
-            arena[slot.start : slot.end] = 0
+        """Have zeros in a slot, whoever takes it: what is not finite reaches even those who mask it, for 0 x NaN is
+        NaN.
+        """
+        self._origins.update(dict.fromkeys(range(slot.start // self._page, slot.end // self._page)))
 
     @torch.inference_mode()
     def sound(self, slot: Slot, length: int) -> bool:
-        """Whether all numbers at the first positions of a slot are finite."""
-        return self._settle() and all(
-            bool(arena[slot.start : slot.start + length].isfinite().all()) for arena in self._all()
-        )
+        """Whether all numbers at the first positions of a slot are finite; False where there is no memory to tell."""
+        if self._end > self._positions:
+            return False
+        try:
+            self._settle()
+            return all(bool(arena[slot.start : slot.start + length].isfinite().all()) for arena in self._all())
+        except torch.OutOfMemoryError:
+            return False
 
     @torch.inference_mode()
     def trim(self) -> None:
@@ -205,25 +218,50 @@ class Arena(Cache):
         end = 0
         for slot in self.taken:
             if slot.start > end:
-                self._copies.append(_Copy(slot.start, end, slot.size))
-                slot.start = end
+                self._move_to(end, slot)
             end = slot.end
 
     def _sort(self) -> None:
         self.taken.sort(key=lambda slot: slot.start)
 
+    def _move_to(self, start: int, slot: Slot) -> None:
+        """Let a slot begin elsewhere. Zeros stay behind: nobody knows yet whether all its numbers are finite."""
+        old, count = slot.start // self._page, slot.size // self._page
+        origins = [self._origins.get(page, page) for page in range(old, old + count)]
+        self.scrub(slot)
+        self._origins.update(enumerate(origins, start // self._page))
+        slot.start = start
+
     @torch.inference_mode()
-    def _settle(self) -> bool:
-        """Copy what is to be copied, in the order in which it was decided; False while there is no memory for it."""
-        if self._end > self._positions:
-            return False
-        while self._copies:
-            one = self._copies.pop(0)
-            for arena in self._all():
-                # A clone: a slot may move down by less than its own length.
-                moved = arena[one.source : one.source + one.length].clone()
-                arena[one.target : one.target + one.length] = moved
-        return True
+    def _settle(self) -> None:
+        """Have in all pages what should be there. Where memory runs out, the next call goes on."""
+        arenas = self._all()
+        for _ in range(2):
+            if (move := self._move) is not None:
+                while move.done < len(arenas):
+                    arena = arenas[move.done]
+                    arena.index_copy_(0, move.targets, arena.index_select(0, move.sources))
+                    arena.index_fill_(0, move.blank, 0)
+                    move.done += 1
+                self._move = None
+            if self._origins and arenas:
+                self._move = self._planned()
+                self._origins.clear()
+
+    def _planned(self) -> _Move:
+        """The move after which all pages are what they should be. Beyond the arena nothing was written yet, and what
+        should be there belongs to nobody any more.
+        """
+        there = range(self._positions // self._page)
+        pages = [(page, origin) for page, origin in self._origins.items() if page in there]
+        moved = {page: origin for page, origin in pages if origin is not None and origin in there}
+        blank = [page for page, _ in pages if page not in moved]
+        return _Move(self._places(moved.values()), self._places(moved), self._places(blank))
+
+    def _places(self, pages: Iterable[int]) -> torch.Tensor:
+        """The positions of pages."""
+        first = torch.tensor(list(pages), dtype=torch.long) * self._page
+        return (first[:, None] + torch.arange(self._page)).flatten().to(self._all()[0].device)
 
     @torch.inference_mode()
     def _resize(self, positions: int) -> None:
@@ -233,6 +271,7 @@ class Arena(Cache):
         for store in (self.keys, self.values):
             for layer, old in store.items():
                 if old.shape[0] != positions:
-                    store[layer] = old.new_zeros(positions, *old.shape[1:])
-                    store[layer][:kept] = old[:kept]
+                    new = old.new_zeros(positions, *old.shape[1:])
+                    new[:kept] = old[:kept]
+                    store[layer] = new
         self._positions = positions
