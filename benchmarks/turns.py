@@ -1,4 +1,4 @@
-"""A conversation of 8 turns, with what came before known and unknown; and a reply with title calls beside it.
+"""A conversation of 8 turns, with what came before known and unknown; replies beside title calls or a long prompt.
 
     python -m benchmarks.turns [--reply 32] [--pairs 5]
 
@@ -14,9 +14,10 @@ import json
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from benchmarks.server import Served, served
 from colab_llm_chat.cli.bench.measures import growth
@@ -26,19 +27,21 @@ from colab_llm_chat.cli.bench.prompts import letters
 TURNS = 8
 MESSAGE = 120
 TITLE_CALLS = 3
+LONG = 4000
 LINES = ("おはよう！", "おいで", "お手", "ごはんだよ", "いい子だね", "散歩に行こうか", "眠いの？", "おやすみ")
 Message = dict[str, str]
 
 
 @dataclass
 class Streamed:
-    """One reply: seconds to its first text and from there to its last, its text, and its usage."""
+    """One reply: seconds to its first text and from there to its last, its text, its usage, and when texts came."""
 
     first: float = 0.0
     rest: float = 0.0
     text: str = ""
     prompt: int = 0
     cached: int = 0
+    times: list[float] = field(default_factory=list)
 
 
 def stream(server: Served, messages: list[Message], reply: int, **fields: object) -> Streamed:
@@ -60,6 +63,7 @@ def stream(server: Served, messages: list[Message], reply: int, **fields: object
         if text and not got.text:
             got.first = time.perf_counter() - began
         got.text += text
+        got.times += [time.perf_counter()] if text else []
         if usage := event.get("usage"):
             got.prompt, got.cached = usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
     connection.close()
@@ -98,6 +102,22 @@ def slowed(server: Served, reply: int, pairs: int) -> list[float]:
     return ratios
 
 
+def gaps(server: Served, readers: int = 3, reply: int = 250) -> tuple[float, float]:
+    """Time between texts of replies while a prompt of LONG tokens is read: median and 99 %, over the median after."""
+    with ThreadPoolExecutor(readers + 1) as pool:
+        asked = [[{"role": "user", "content": letters(f"reader {at}", MESSAGE)}] for at in range(readers)]
+        replies = [pool.submit(stream, server, one, reply) for one in asked]
+        began = time.perf_counter()
+        long = pool.submit(stream, server, [{"role": "user", "content": letters("long", LONG)}], 1).result()
+        streams = [one.result().times for one in replies]
+    end = began + long.first
+    # From when all of them read.
+    start = max(times[0] for times in streams)
+    during = [later - one for times in streams for one, later in pairwise(times) if start <= one and later <= end]
+    after = [later - one for times in streams for one, later in pairwise(times) if one > end]
+    return median(during) / median(after), quantiles(during, n=100)[98] / median(after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reply", type=int, default=32)
@@ -111,11 +131,13 @@ def main() -> None:
             known = conversation(server, lines, options.reply, shared=True)
             unknown = conversation(server, lines, options.reply, shared=False)
             ratios = slowed(server, options.reply, options.pairs)
+            middle, most = gaps(server)
     print("| turn | prompt tokens | reused | first text, ms | sharing nothing, ms |\n| --- | --- | --- | --- | --- |")
     for at, (one, other) in enumerate(zip(known, unknown, strict=True), 1):
         print(f"| {at} | {one.prompt} | {one.cached} | {1000 * one.first:.0f} | {1000 * other.first:.0f} |")
     print(f"last two turns / first two: {growth(firsts(known)):.2f}; sharing nothing: {growth(firsts(unknown)):.2f}")
     print(f"a reply with {TITLE_CALLS} title calls beside it / without: median {median(ratios):.2f} of {len(ratios)}")
+    print(f"time between texts while {LONG} tokens are read / after: median {middle:.2f}, 99 % {most:.2f}")
     with served() as server:
         cat = conversation(server, list(LINES), options.reply, shared=True)
     print("bundled demo model, reused of prompt tokens:", ", ".join(f"{one.cached}/{one.prompt}" for one in cat))
