@@ -133,3 +133,26 @@ def test_without_the_kernel_the_other_attention_is_taken(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(varlen, "varlen_attn", missing)
     assert type(check_flat(model_of("llama"), context_length=CONTEXT)) is FlatRunner
+
+
+def test_a_reply_may_fill_all_the_room_although_recordings_need_a_page() -> None:
+    model = model_of("llama")
+    runner = check_flat(model, context_length=CONTEXT)
+    assert runner is not None
+    asked = [Sequence(1, [1] * 200, greedy(560))]
+    found = run(Engine(runner, max_rows=1, context_length=768), [*asked, Sequence(2, [2] * 700, greedy(99))])
+    assert isinstance(found[1], list)
+    assert len(found[1]) == 560
+    assert isinstance(found[2], list)
+    assert len(found[2]) == 68
+
+
+def test_recordings_go_when_any_layer_moves_for_memory_may_run_out_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = check_flat(model_of("llama"), context_length=CONTEXT)
+    assert isinstance(runner, Recording)
+    replies(runner)
+    last = max(runner.arena.values)
+    runner.arena.values[last] = runner.arena.values[last].clone()
+    checked = len(runner.recordings)
+    replies(runner)
+    assert len(runner.recordings) == checked + len(runner._recorded)

@@ -62,8 +62,7 @@ class GraphRunner(FlatRunner):
         super().__init__(model, PagedAttention(), rotary=rotary)
         self.arena.fixed = True
         self._recorded: dict[tuple[int, int], Recorded] = {}
-        self._memory: dict[int, torch.Tensor] = {}
-        self._idle: Slot | None = None
+        self._memory: list[int] = []
         self._can_record = True
         self._pool: Any = None
 
@@ -71,32 +70,38 @@ class GraphRunner(FlatRunner):
     def forward(self, step: Step) -> torch.Tensor:
         if not self._can_record or step.chunk is not None:
             return super().forward(step)
-        if self._idle not in self.arena.taken:
-            self._idle = self.arena.take(1, 1)
-        if self._idle is None:
+        # Only for now: a conversation may need all the room.
+        if (idle := self.arena.take(1, 1)) is None:
             return super().forward(step)
+        try:
+            return self._forward_rows(step, idle)
+        finally:
+            self.arena.free(idle)
+
+    def _forward_rows(self, step: Step, idle: Slot) -> torch.Tensor:
         self.arena.begin(step, device=self._model.device)
-        if self.arena.keys.get(0) is not self._memory.get(0):
-            # Graphs read and write where the arena was when they were recorded.
+        memory = [one.data_ptr() for one in (*self.arena.keys.values(), *self.arena.values.values())]
+        if memory != self._memory:
+            # Graphs read and write where the arena was when they were recorded. All layers: memory may have run out
+            # between one and the next.
             self._recorded.clear()
-            self._memory = dict(self.arena.keys)
+            self._memory = memory
         key = power(len(step.rows)), power(max(-(-len(row.ids) // PAGE) for row in step.rows))
         if key not in self._recorded:
             try:
-                self._recorded[key] = self._record(*key)
+                self._recorded[key] = self._record(*key, idle)
             except RuntimeError:
                 log.info("the model's steps cannot be recorded as CUDA graphs", exc_info=True)
                 self._can_record = False
                 return super().forward(step)
         for one in self.rotary:
             one.begin(step)
-        return self._recorded[key].play(step.rows, self._idle)
+        return self._recorded[key].play(step.rows, idle)
 
-    def _record(self, rows: int, pages: int) -> Recorded:
+    def _record(self, rows: int, pages: int, idle: Slot) -> Recorded:
         device = self._model.device
-        idle = 0 if self._idle is None else self._idle.start
-        inputs = torch.tensor([[0] * rows, [0] * rows, [idle] * rows], device=device)
-        reads = torch.tensor([1] * rows + page_list(idle, 1, pages) * rows, device=device, dtype=torch.int32)
+        inputs = torch.tensor([[0] * rows, [0] * rows, [idle.start] * rows], device=device)
+        reads = torch.tensor([1] * rows + page_list(idle.start, 1, pages) * rows, device=device, dtype=torch.int32)
         ends = torch.arange(rows + 1, device=device, dtype=torch.int32)
         self.arena.where = inputs[2]
         self.attention.layout = Layout(ends, reads[:rows], reads[rows:].view(rows, pages), 1, pages * PAGE)
