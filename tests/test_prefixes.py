@@ -277,3 +277,8 @@ def test_what_a_failed_sequence_may_have_gone_on_from_is_forgotten() -> None:
     prefixes = kept([1, 2, 3], [4])
     assert [slot.start for slot in prefixes.distrust(Sequence(9, [1, 5], SamplingParams()))] == [0]
     assert [entry.ids for entry in prefixes.held] == [[4]]
+
+
+def test_what_fails_for_one_owner_makes_nobody_else_read_again() -> None:
+    prefixes = kept([1, 2, 3])
+    assert not prefixes.distrust(Sequence(9, [1, 5], SamplingParams(), owner="phone"))

@@ -67,7 +67,7 @@ class Prefixes:
 
     def distrust(self, sequence: Sequence) -> list[Slot]:
         """Forget all that a failed sequence may have gone on from; returns the slots."""
-        doubtful = [entry for entry in self.held if entry.ids[:1] == sequence.ids[:1]]
+        doubtful = [one for one in self.held if one.kin == sequence.kin and one.ids[:1] == sequence.ids[:1]]
         self.held = [entry for entry in self.held if entry not in doubtful]
         return [entry.slot for entry in doubtful]
 
