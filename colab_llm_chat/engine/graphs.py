@@ -90,6 +90,8 @@ class GraphRunner(FlatRunner):
         if key not in self._recorded:
             try:
                 self._recorded[key] = self._record(*key, idle)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError:
                 log.info("the model's steps cannot be recorded as CUDA graphs", exc_info=True)
                 self._can_record = False

@@ -14,11 +14,10 @@ from .runner import Runner
 from .sampling import Drawn, sample
 from .scheduler import Scheduler
 from .sequence import Sequence, Step
+from .slots import ran_out
 from .stats import EngineStats
 
 log = logging.getLogger("colab_llm_chat")
-
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 class Engine:
@@ -90,7 +89,7 @@ class Engine:
         if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
             report.cached.append((chunk.sequence.sequence_id, chunk.start))
         drawn = self._attempt(step)
-        if isinstance(drawn, OUT_OF_MEMORY) and self._scheduler.shed():
+        if isinstance(drawn, Exception) and ran_out(drawn) and self._scheduler.shed():
             log.warning("the device ran out of memory: less is kept and read at once")
             return report
         if isinstance(drawn, Exception):
@@ -186,6 +185,6 @@ def _fault(row: Sequence, drawn: Drawn) -> ChatError | None:
 def _told(error: Exception) -> ChatError:
     if isinstance(error, ChatError):
         return error
-    if isinstance(error, OUT_OF_MEMORY):
+    if ran_out(error):
         return OutOfMemory("The device ran out of memory for this conversation.")
     return GenerationFailed(f"The model failed while generating this reply ({type(error).__name__}).")

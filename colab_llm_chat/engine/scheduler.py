@@ -89,8 +89,6 @@ class Scheduler:
         return [*self.running, self.prefilling] if self.prefilling else list(self.running)
 
     def add(self, sequence: Sequence) -> None:
-        if not self.busy:
-            self._rows_now = self._max_rows
         self._queue(sequence).append(sequence)
         if not sequence.background:
             # The latest first, so that the earliest comes to the queue's front.
@@ -121,6 +119,9 @@ class Scheduler:
                 self._slots.scrub(slot)
         else:
             self.running.remove(sequence)
+            # Little by little back to what was before memory ran out.
+            self._rows_now = min(self._max_rows, self._rows_now + 1)
+            self._largest_chunk = min(LARGEST_CHUNK, 2 * self._largest_chunk)
         if not keep:
             self._slots.free(slot)
             return
@@ -204,7 +205,7 @@ class Scheduler:
             self._first_chunk = self._largest_chunk = SMALLEST_CHUNK
         elif len(self.active) > 1:
             self.pause(max(self.active, key=lambda one: one.sequence_id))
-            # Until there is nothing to do: the paused one would come back at once.
+            # The paused one would come back at once.
             self._rows_now = len(self.active)
         else:
             return False

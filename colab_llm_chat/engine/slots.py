@@ -173,7 +173,7 @@ class Arena(Cache):
         try:
             self._settle()
             return all(bool(arena[slot.start : slot.start + length].isfinite().all()) for arena in self._all())
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError):
             return False
 
     @torch.inference_mode()
@@ -182,7 +182,7 @@ class Arena(Cache):
         if not self.fixed and max(2 * self.used, self._kept + 1) <= self._positions:
             self._compact()
             # The smaller copy may be too much for now.
-            with suppress(torch.OutOfMemoryError):
+            with suppress(RuntimeError, MemoryError):
                 self._settle()
                 self._resize(max(self.used, min(self._kept, self.room)))
 
@@ -275,3 +275,8 @@ class Arena(Cache):
                     new[:kept] = old[:kept]
                     store[layer] = new
         self._positions = positions
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether there was no memory left. PyTorch's allocator of the CPU says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
