@@ -15,15 +15,19 @@ def can_plot() -> bool:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Write the picture; the kind of file goes by its ending."""
+    """Write the picture, of what was measured; the kind of file goes by its ending."""
     from matplotlib.figure import Figure
 
+    measured = {how for _, how, load in results.cells if load.isdigit()}
+    ways = [drawn for drawn in (GREEDY, SAMPLED) if drawn in measured] or [GREEDY]
     figure = Figure(figsize=(13, 4.5), layout="constrained")
-    for axes, drawn in zip(figure.subplots(1, 3)[:2], (GREEDY, SAMPLED), strict=True):
+    parts = figure.subplots(1, len(ways) + bool(results.turns), squeeze=False)[0]
+    for axes, drawn in zip(parts, ways, strict=False):
         _bars_by_streams(axes, results, drawn)
-    _lines_by_turn(figure.axes[2], results)
+    if results.turns:
+        _lines_by_turn(parts[-1], results)
     figure.suptitle(f"{results.facts.get('model', '')} · {results.facts.get('machine', '')}")
-    # One for all three: inside, it would cover bars.
+    # One for all: inside, it would cover bars.
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(PEERS))
     figure.savefig(path)
