@@ -153,6 +153,22 @@ def test_a_worker_killed_again_while_it_restarts_is_started_once_more(client: En
     assert len(collect(submit(client, 5))[0]) == 5
 
 
+def test_a_restart_that_fails_is_told_for_good(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "llama", eos_token_id=None, max_position_embeddings=4096)
+    client = EngineClient(Settings(model_id=str(folder)))
+    client.start()
+    wait_for(client, "ok")
+    running = submit(client, 4000)
+    folder.rename(tmp_path / "gone")
+    os.kill(client.worker_pid or 0, signal.SIGKILL)
+    error = collect(running)[1].error
+    assert isinstance(error, EngineFailed)
+    assert wait_for(client, "failed").error is not None
+    with pytest.raises(EngineFailed):
+        submit(client, 5)
+    client.close()
+
+
 def test_a_hung_worker_is_noticed_although_its_readers_keep_leaving(client: EngineClient) -> None:
     pid = client.worker_pid
     os.kill(pid or 0, signal.SIGSTOP)
