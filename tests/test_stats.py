@@ -87,9 +87,8 @@ def test_gauges_show_who_runs_and_who_waits() -> None:
     for sequence_id in range(ROWS + 2):
         submit(counted, sequence_id, prompt=4)
     submit(counted, 99, background=True)
-    for _ in range(ROWS):
+    while (stats := told(counted)).running < ROWS:
         counted.step()
-    stats = told(counted)
     assert (stats.running, stats.waiting, stats.background) == (ROWS, 2, 1)
     # The last prompt was read in this step, the one before has gone on by a token.
     assert stats.row_positions == 6 + 5 + 4
