@@ -73,7 +73,9 @@ class Arena(Cache):
     @property
     def _kept(self) -> int:
         """Positions that stay, for to take memory anew holds up the first replies of each burst."""
-        return KEPT_BYTES // self.position_bytes // self._page * self._page if self.position_bytes else 0
+        if not self.position_bytes or (self.room == sys.maxsize and not self.fixed):
+            return 0
+        return KEPT_BYTES // self.position_bytes // self._page * self._page
 
     @property
     def _end(self) -> int:
