@@ -86,22 +86,29 @@ class FlatAttention:
             raise ValueError("this model hands a mask of its own to its attention")
         self.windows[getattr(module, "layer_idx", -1)] = sliding_window
         heads = Heads(key.shape[1], scaling, softcap, s_aux)
-        keys, values, outputs = key[0].transpose(0, 1), value[0].transpose(0, 1), []
+        keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        return self.read(query, keys, values, heads=heads, window=sliding_window), None
+
+    def read(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, heads: Heads, window: int | None
+    ) -> torch.Tensor:
+        """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, T, heads, head_dim]."""
+        outputs = []
         for number, group in enumerate(self._groups):
             # What none of them sees any more is left out.
-            first = max(0, min(group.lengths) - sliding_window) if sliding_window else 0
+            first = max(0, min(group.lengths) - window) if window else 0
             last = max(group.lengths)
-            mask = self._mask(number, group, sliding_window, query.device)
+            mask = self._mask(number, group, window, query.device)
             # [rows, heads, 1, head_dim]
             asked = query[0, :, group.at].transpose(0, 1).unsqueeze(2)
             out = heads.attend(asked, group.view(keys, first, last), group.view(values, first, last), mask)
             outputs.append(out.reshape(1, len(group.lengths), query.shape[1], -1))
         if (chunk := self._step.chunk) is not None:
             whole = Group(slice(0), chunk.sequence.place.start, chunk.end, [chunk.end])
-            mask = self._chunk_mask(chunk.start, chunk.end, sliding_window, query.device)
+            mask = self._chunk_mask(chunk.start, chunk.end, window, query.device)
             k, v = whole.view(keys, 0, chunk.end), whole.view(values, 0, chunk.end)
             outputs.append(heads.attend(query[:, :, len(self._step.rows) :], k, v, mask).transpose(1, 2))
-        return torch.cat(outputs, 1).contiguous(), None
+        return torch.cat(outputs, 1).contiguous()
 
     def _mask(self, number: int, group: Group, window: int | None, device: torch.device) -> torch.Tensor | None:
         """[rows, 1, 1, positions]: True where a row may look; None where all rows see all that is read."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .attention import FlatAttention
+from .attention import FlatAttention, Heads
 from .sequence import Step
 from .slots import PAGE
 
@@ -49,43 +49,32 @@ class PagedAttention(FlatAttention):
         longest_asked, longest_read = max(one[1] for one in asked), max(one[2] for one in asked)
         self.layout = Layout(first, second, third.view(len(asked), most), longest_asked, longest_read)
 
-    def __call__(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """query [1, heads, T, head_dim], key and value a layer's arenas -> [1, T, heads, head_dim]."""
+    def read(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, heads: Heads, window: int | None
+    ) -> torch.Tensor:
+        """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, T, heads, head_dim]."""
         from torch.nn.attention.varlen import varlen_attn
 
-        if attention_mask is not None or softcap is not None or s_aux is not None or self.layout is None:
-            raise NotImplementedError("attention with a mask of its own, a soft cap or sinks")
-        self.windows[getattr(module, "layer_idx", -1)] = sliding_window
+        if heads.softcap is not None or heads.sinks is not None or self.layout is None:
+            raise NotImplementedError("attention with a soft cap or sinks")
         layout = self.layout
-        # [pages, page, kv_heads, head_dim]
-        keys, values = (one[0].transpose(0, 1).unflatten(0, (-1, PAGE)) for one in (key, value))
         out: Any = varlen_attn(
             query[0].transpose(0, 1),
-            keys,
-            values,
+            # [pages, page, kv_heads, head_dim]
+            keys.unflatten(0, (-1, PAGE)),
+            values.unflatten(0, (-1, PAGE)),
             layout.ends,
             None,
             layout.longest_asked,
             layout.longest_read,
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            window_size=(sliding_window - 1 if sliding_window else -1, 0),
-            enable_gqa=query.shape[1] != key.shape[1],
+            scale=query.shape[-1] ** -0.5 if heads.scaling is None else heads.scaling,
+            window_size=(window - 1 if window else -1, 0),
+            enable_gqa=query.shape[1] != heads.kv_heads,
             seqused_k=layout.used,
             block_table=layout.pages,
         )
-        return out[None], None
+        result: torch.Tensor = out[None]
+        return result
 
 
 def page_list(start: int, used: int, most: int) -> list[int]:
