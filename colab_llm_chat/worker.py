@@ -91,7 +91,7 @@ class Worker:
             beat=lambda: self._report(StepReport()),
         )
         self._grammars.exception()
-        self._send({"ready": {**loaded.facts.to_dict(), "context_length": context_length}})
+        self._send({"ready": {**loaded.facts.to_dict(), "context_length": self._engine.context_length}})
 
     def _obey(self, message: Message) -> None:
         if "cancel" in message:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from colab_llm_chat.engine import attention, slots
-from colab_llm_chat.engine.attention import groups
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Chunk, Sequence, Slot, Step
-from colab_llm_chat.engine.sequential import SequentialRunner
-from colab_llm_chat.engine.slots import Arena
 from colab_llm_chat.errors import ChatError
 from colab_llm_chat.models.choose import check_flat
+from colab_llm_chat.models.runners import attention
+from colab_llm_chat.models.runners.arena import Arena
+from colab_llm_chat.models.runners.attention import groups
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.sequential import SequentialRunner
 from colab_llm_chat.settings import SamplingParams
 from tests.tiny_models import generated, tiny_model
 
@@ -279,7 +279,7 @@ def stored(arena: Arena, slot: Slot, length: int) -> list[float]:
 
 @torch.inference_mode()
 def test_the_arena_keeps_what_it_holds_when_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "KEPT_BYTES", 0)
+    monkeypatch.setattr("colab_llm_chat.models.runners.arena.KEPT_BYTES", 0)
     arena = Arena(page=4)
     one, other = (Sequence(i, [1, 2, 3], SamplingParams()) for i in range(2))
     for at, row in enumerate((one, other)):

@@ -13,13 +13,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from colab_llm_chat.engine import slots
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.reports import StepReport
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Chunk, Sequence, Slot, Step
-from colab_llm_chat.engine.slots import Arena
 from colab_llm_chat.errors import ChatError
+from colab_llm_chat.models.runners.arena import Arena
+from colab_llm_chat.models.runners.flat import FlatRunner
 from tests.test_engine import greedy
 from tests.tiny_models import tiny_model
 
@@ -31,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "KEPT_BYTES", 0)
+    monkeypatch.setattr("colab_llm_chat.models.runners.arena.KEPT_BYTES", 0)
 
 
 def troubled_runner() -> FlatRunner:

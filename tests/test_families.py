@@ -12,11 +12,12 @@ from transformers import LlamaConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner, Runner
+from colab_llm_chat.engine.runner import Runner
 from colab_llm_chat.engine.sequence import Sequence
-from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.rotary import restore_rotary, steady_rotary
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.sequential import SequentialRunner
 from tests.test_engine import CONTEXT, REPLY_LENGTHS, greedy, prompts, run
 from tests.tiny_models import generated, known_families, tiny_model
 

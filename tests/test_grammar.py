@@ -15,10 +15,10 @@ from pydantic import BaseModel, Field
 
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.reports import StepReport
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sampling import sample
 from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.errors import GenerationFailed, InvalidRequest, UnsupportedParameter
+from colab_llm_chat.models.runners.flat import FlatRunner
 from colab_llm_chat.settings import SamplingParams, TokenRules
 from colab_llm_chat.text.grammar import check_grammar, check_tokenizer, json_grammar
 from colab_llm_chat.text.matchers import Grammars

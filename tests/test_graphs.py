@@ -12,13 +12,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import varlen
 from transformers import PreTrainedModel
 
-from colab_llm_chat.engine.attention import visible
-from colab_llm_chat.engine.graphs import GraphRunner, Playable
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.models import choose
 from colab_llm_chat.models.choose import check_flat
+from colab_llm_chat.models.runners.attention import visible
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.graphs import GraphRunner, Playable
 from tests.test_engine import greedy, run
 from tests.tiny_models import tiny_model
 

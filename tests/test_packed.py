@@ -14,11 +14,11 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.models import packed
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.linear import PackedLinear, measured_speeds
 from colab_llm_chat.models.load import load_model
+from colab_llm_chat.models.runners.flat import FlatRunner
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
 

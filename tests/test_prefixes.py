@@ -9,14 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from colab_llm_chat.engine import slots
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.prefixes import Prefixes, common
 from colab_llm_chat.engine.reports import StepReport
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence, Slot, Step
-from colab_llm_chat.engine.sequential import SequentialRunner
 from colab_llm_chat.models.choose import check_flat
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.sequential import SequentialRunner
 from colab_llm_chat.settings import SamplingParams
 from tests.test_engine import CONTEXT, FAMILIES, greedy, prompts, run, scaled
 from tests.tiny_models import tiny_model
@@ -208,7 +207,7 @@ def test_a_reply_ends_where_memory_for_one_ends() -> None:
 def test_after_two_thousand_random_requests_memory_is_free_or_accounted_to_prefixes(
     kv_bytes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "KEPT_BYTES", 0)
+    monkeypatch.setattr("colab_llm_chat.models.runners.arena.KEPT_BYTES", 0)
     chosen, told = random.Random(3), Told(SMALL, kv_bytes=kv_bytes)
     arena, alive, failed = told.runner.arena, [], 0
     spoil = told.model.register_forward_pre_hook(_explode_at_66, with_kwargs=True)

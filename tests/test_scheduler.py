@@ -11,11 +11,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner, Runner
+from colab_llm_chat.engine.runner import Runner
 from colab_llm_chat.engine.scheduler import Scheduler
 from colab_llm_chat.engine.sequence import Sequence, Slot, Step
-from colab_llm_chat.engine.sequential import SequentialRunner
-from colab_llm_chat.engine.slots import Arena
+from colab_llm_chat.models.runners.arena import Arena
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.sequential import SequentialRunner
 from colab_llm_chat.settings import SamplingParams, TokenRules
 from colab_llm_chat.text.grammar import json_grammar
 from colab_llm_chat.text.matchers import Grammars

@@ -11,11 +11,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from colab_llm_chat.engine.loop import Engine
-from colab_llm_chat.engine.runner import FlatRunner
 from colab_llm_chat.engine.sequence import Sequence
-from colab_llm_chat.engine.sequential import SequentialRunner
-from colab_llm_chat.engine.slots import PAGE
 from colab_llm_chat.engine.stats import EDGES, Durations
+from colab_llm_chat.models.runners.arena import PAGE
+from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.sequential import SequentialRunner
 from colab_llm_chat.protocol.stats import Stats
 from colab_llm_chat.settings import SamplingParams
 from tests.tiny_models import tiny_model

@@ -10,11 +10,10 @@ import torch
 
 from ..errors import ChatError, GenerationFailed, InvalidRequest, OutOfMemory
 from .reports import StepReport
-from .runner import Runner
+from .runner import Runner, ran_out
 from .sampling import Drawn, sample
 from .scheduler import Scheduler
 from .sequence import Sequence, Step
-from .slots import ran_out
 from .stats import EngineStats
 
 log = logging.getLogger("colab_llm_chat")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from .prefixes import Prefix, Prefixes
+from .runner import Slots
 from .sequence import Chunk, Sequence, Slot, Step
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1024
@@ -26,28 +26,6 @@ SPARE_PREFIXES = 16
 LOST_IDS = 16
 # So much of a reply is given room at once.
 AHEAD = 256
-
-
-class Slots(Protocol):
-    """The part of a runner that the scheduler needs.
-
-    `room` is the most positions that all slots may have together; None where nothing is shared, nor kept as a prefix.
-    `position_bytes` is what one takes, 0 while that is not known.
-    """
-
-    @property
-    def room(self) -> int | None: ...
-    @property
-    def position_bytes(self) -> int: ...
-    def take(self, least: int, most: int) -> Slot | None: ...
-    def grow(self, slot: Slot, least: int, most: int) -> bool: ...
-    def shrink(self, slot: Slot, length: int) -> None: ...
-    def free(self, slot: Slot) -> None: ...
-    def copy(self, source: Slot, target: Slot, length: int) -> None: ...
-    def scrub(self, slot: Slot) -> None: ...
-    def sound(self, slot: Slot, length: int) -> bool: ...
-    def trim(self) -> None: ...
-    def limit(self, rows: int, length: int, kv_bytes: int | None) -> None: ...
 
 
 class Scheduler:

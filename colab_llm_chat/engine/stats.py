@@ -8,7 +8,8 @@ from collections import Counter
 from typing import Any
 
 from .reports import StepReport
-from .scheduler import Scheduler, Slots
+from .runner import Slots
+from .scheduler import Scheduler
 from .sequence import Step
 
 # From a token of a small model on a GPU to the first one of a long prompt on a CPU (s).

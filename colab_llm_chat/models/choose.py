@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..engine.graphs import GraphRunner
-from ..engine.runner import FlatRunner, Runner
+from ..engine.runner import Runner
 from ..engine.sequence import Chunk, Sequence, Step
-from ..engine.sequential import SequentialRunner
 from ..settings import SamplingParams
 from .hardware import NATIVE_BF16
 from .rotary import restore_rotary, steady_rotary
+from .runners.flat import FlatRunner
+from .runners.graphs import GraphRunner
+from .runners.sequential import SequentialRunner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from .sequence import Slot, Step
+from ...engine.sequence import Slot, Step
 
 # What the paged kernels of FlashAttention 2 ask for.
 PAGE = 256
@@ -277,8 +277,3 @@ class Arena(Cache):
                     new[:kept] = old[:kept]
                     store[layer] = new
         self._positions = positions
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether there was no memory left. PyTorch's allocator of the CPU says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

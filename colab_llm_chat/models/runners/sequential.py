@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .runner import embedded_ids
-from .sequence import Sequence, Slot, Step
+from ...engine.sequence import Sequence, Slot, Step
+from .flat import embedded_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

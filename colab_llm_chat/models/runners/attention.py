@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import AttentionInterface
 
-from .sequence import Sequence, Step
+from ...engine.sequence import Sequence, Step
 
 
 @dataclass(slots=True, frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ...engine.sequence import Step
+from .arena import PAGE
 from .attention import FlatAttention, Heads
-from .sequence import Step
-from .slots import PAGE
 
 
 @dataclass(slots=True, frozen=True)

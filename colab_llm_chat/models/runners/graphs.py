@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ...engine.sequence import Sequence, Slot, Step
+from .arena import PAGE
+from .flat import ByRow, FlatRunner
 from .paged import Layout, PagedAttention, page_list
-from .runner import ByRow, FlatRunner
-from .sequence import Sequence, Slot, Step
-from .slots import PAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
