@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+from ...engine.runner import ran_out
 from ...engine.sequence import Slot, Step
 
 # What the paged kernels of FlashAttention 2 ask for.
@@ -57,6 +58,8 @@ class Arena(Cache):
         self._move: _Move | None = None
         # Of the step's tokens: the positions in the arena.
         self.where: torch.Tensor | None = None
+        # Where the last of their slots ends.
+        self._read = 0
 
     def limit(self, rows: int, length: int, kv_bytes: int | None) -> None:
         """Begin anew without slots, to hold no more than so many rows of such a length, nor than so many bytes; yet
@@ -135,21 +138,22 @@ class Arena(Cache):
         Raises torch.OutOfMemoryError where the device has less than `room`; nothing is lost then.
         """
         where = [row.place.start + len(row.ids) - 1 for row in step.rows]
+        self._read = max((row.place.end for row in step.rows), default=0)
         if step.chunk is not None:
+            self._read = max(self._read, step.chunk.sequence.place.end)
             first = step.chunk.sequence.place.start + step.chunk.start
             where += range(first, first + len(step.chunk.ids))
         if self._end > self._positions:
-            # Twice as much, so that growing by little copies rarely; near the limit nothing in advance.
-            ahead = max(2 * self._positions, self._kept)
-            whole = self.fixed and self.room < sys.maxsize
-            self._resize(max(self._end, self.room if whole else min(self.room, ahead)))
+            self._enlarge()
         self._settle()
         self.where = torch.tensor(where).to(device, non_blocking=True)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store [1, kv_heads, T, head_dim] keys and values of one layer; returns its arenas, as of one long row."""
+        """Store [1, kv_heads, T, head_dim] keys and values of one layer; returns its arenas, as of one long row,
+        unless `fixed` no longer than the step reads.
+        """
         if self.where is None:
             raise RuntimeError("update() without begin()")
         if layer_idx not in self.values:
@@ -159,7 +163,9 @@ class Arena(Cache):
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         keys.index_copy_(0, self.where, key_states[0].transpose(0, 1))
         values.index_copy_(0, self.where, value_states[0].transpose(0, 1))
-        return keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
+        # Layers that expand what is cached (latent attention) go through all that they get.
+        end = self._positions if self.fixed else self._read
+        return keys[:end].transpose(0, 1)[None], values[:end].transpose(0, 1)[None]
 
     def scrub(self, slot: Slot) -> None:
         """Have zeros in a slot, whoever takes it: what is not finite reaches even those who mask it, for 0 x NaN is
@@ -264,6 +270,24 @@ class Arena(Cache):
         """The positions of pages."""
         first = torch.tensor(list(pages), dtype=torch.long) * self._page
         return (first[:, None] + torch.arange(self._page)).flatten().to(self._all()[0].device)
+
+    def _enlarge(self) -> None:
+        """Have memory for all slots; where the device has too little for all the room at once, have less room."""
+        # Twice as much, so that growing by little copies rarely; near the limit nothing in advance.
+        ahead = min(self.room, max(2 * self._positions, self._kept))
+        whole = self.fixed and self.room < sys.maxsize
+        size = max(self._end, self.room if whole else ahead)
+        while True:
+            try:
+                self._resize(size)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not (whole and size > self._end and ran_out(error)):
+                    raise
+            # The layers that have got it already leave none for the others.
+            self._resize(self._positions)
+            size = max(self._end, size // 2 // self._page * self._page)
+        self.room = size if whole else self.room
 
     @torch.inference_mode()
     def _resize(self, positions: int) -> None:
