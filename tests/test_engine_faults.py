@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.reports import StepReport
 from colab_llm_chat.engine.sequence import Chunk, Sequence, Slot, Step
-from colab_llm_chat.errors import ChatError
+from colab_llm_chat.errors import ChatError, OutOfMemory
 from colab_llm_chat.models.runners.arena import Arena
 from colab_llm_chat.models.runners.flat import FlatRunner
 from tests.test_engine import greedy
@@ -257,3 +257,54 @@ def test_to_scrub_while_memory_is_short_leaves_others_alone() -> None:
     arena.free(large)
     arena.begin(Step([]), device=CPU)
     assert numbers(arena, second.place) == {2}
+
+
+class Small(TorchDispatchMode):
+    """A device that has memory for so many positions of all layers' keys and values."""
+
+    def __init__(self, arena: Arena, most: int) -> None:
+        super().__init__()
+        self.arena, self.most = arena, most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        there = sum(one.shape[0] for one in self.arena._all())
+        if func is torch.ops.aten.new_zeros.default and there + args[1][0] > self.most:
+            raise torch.OutOfMemoryError("planted")
+        return func(*args, **(kwargs or {}))
+
+
+def test_room_that_cannot_be_had_at_once_becomes_less_and_keeps_what_is_there() -> None:
+    arena = Arena(page=PAGE)
+    first = written(arena, 1, 2 * PAGE)
+    arena.fixed, arena.room = True, 100 * PAGE
+    # Four arenas: keys and values of two layers.
+    with Small(arena, 4 * 60 * PAGE):
+        second = written(arena, 2, 2 * PAGE)
+        taken = arena.room
+        assert 10 * PAGE < taken < 60 * PAGE
+        assert arena.take(taken, taken) is None
+        third = written(arena, 3, 10 * PAGE)
+    assert arena.room == taken == {one.shape[0] for one in arena._all()}.pop()
+    assert [numbers(arena, one.place) for one in (first, second, third)] == [{1}, {2}, {3}]
+
+
+def test_with_less_room_than_was_meant_to_be_only_what_is_too_long_fails() -> None:
+    runner = troubled_runner()
+    runner.forward(Step([], Chunk(Sequence(0, [1], greedy(1), slot=runner.arena.take(1, 1)), 0, [1])))
+    runner.arena.fixed = True
+    engine = Engine(runner, max_rows=4, context_length=100)
+    prompts = {1: (5, 6, 7), 2: (*range(100, 190),), 3: (8, 9), 4: (10, 11, 12)}
+    for number, ids in prompts.items():
+        engine.submit(Sequence(number, list(ids), greedy(10)))
+    replies: dict[int, list[int]] = {number: [] for number in prompts}
+    failed: list[tuple[int, ChatError]] = []
+    with Small(runner.arena, 4 * 70):
+        for _ in range(300):
+            report = engine.step() if engine.busy else StepReport()
+            failed += report.failed
+            for number, token_id in report.tokens:
+                replies[number].append(token_id)
+    assert not engine.busy
+    assert [(number, type(error)) for number, error in failed] == [(2, OutOfMemory)]
+    assert runner.arena.room < 70
+    assert all(replies[number] == alone(prompts[number], 100)[:10] for number in (1, 3, 4))
