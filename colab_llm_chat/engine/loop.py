@@ -46,6 +46,7 @@ class Engine:
             chunk_size=runner.chunk_size,
             whole_prompts=runner.whole_prompts,
             forget=runner.forget,
+            recall=runner.recall,
         )
         self.stats = EngineStats(self._scheduler, runner.arena)
 
@@ -85,8 +86,6 @@ class Engine:
             self._fail(first, OutOfMemory("There is no room for this conversation beside the model."), report)
             self.stats.stepped(step, report, began=began)
             return report
-        if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
-            report.cached.append((chunk.sequence.sequence_id, chunk.start))
         drawn = self._attempt(step)
         if isinstance(drawn, Exception) and ran_out(drawn) and self._scheduler.shed():
             log.warning("the device ran out of memory: less is kept and read at once")
@@ -95,6 +94,9 @@ class Engine:
             step, drawn = self._isolate(step, report)
         else:
             self._scheduler.observe(step, time.perf_counter() - began)
+        # Only now: the runner may have had to read all the same.
+        if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
+            report.cached.append((chunk.sequence.sequence_id, chunk.start))
         self._take(step, drawn, report)
         self.stats.stepped(step, report, began=began)
         return report
@@ -160,7 +162,7 @@ class Engine:
         """Forget a sequence, but for its prefix."""
         self._alive.pop(sequence.sequence_id, None)
         self._scheduler.remove(sequence, keep=keep)
-        self._runner.forget(sequence)
+        self._runner.forget(sequence, keep=keep)
         if not self._scheduler.busy:
             self._runner.arena.trim()
 

@@ -52,8 +52,12 @@ class Runner(Protocol):
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
         ...
 
-    def forget(self, sequence: Sequence) -> None:
-        """Give back what is held for a sequence apart from slots."""
+    def recall(self, sequence: Sequence) -> int:
+        """How many first ids of a sequence need not be computed, for what is known of them apart from slots."""
+        ...
+
+    def forget(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Hold nothing for a sequence apart from slots, but what may stay of it to be recalled, if it is to `keep`."""
         ...
 
 

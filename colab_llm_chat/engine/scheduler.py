@@ -39,8 +39,9 @@ class Scheduler:
         chunk_size: int,
         whole_prompts: bool = False,
         forget: Callable[[Sequence], None] = lambda sequence: None,
+        recall: Callable[[Sequence], int] = lambda sequence: 0,
     ) -> None:
-        """`forget` is called for who is paused."""
+        """`forget` is called for who is paused, `recall` for who begins: how many ids are known apart from slots."""
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.background: deque[Sequence] = deque()
@@ -48,7 +49,7 @@ class Scheduler:
         self.prefixes = Prefixes()
         self.pauses = 0
         self._slots = slots
-        self._forget = forget
+        self._forget, self._recall = forget, recall
         self._max_rows = self._rows_now = max_rows
         self._whole_prompts = whole_prompts
         self._first_chunk, self._largest_chunk = chunk_size, LARGEST_CHUNK
@@ -147,6 +148,7 @@ class Scheduler:
             self._slots.free(self.prefixes.drop_oldest())
         if holder is not None and holder.slot is not None and holder.slot is not slot:
             self._slots.copy(holder.slot, slot, shared)
+        shared = shared or self._recall(sequence)
         sequence.slot, sequence.computed = slot, shared
         if sequence.cached is None:
             sequence.cached = shared

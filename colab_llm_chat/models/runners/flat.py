@@ -81,7 +81,11 @@ class FlatRunner:
         logits: torch.Tensor = output.logits[0]
         return logits if kept is None or self._keeps_logits else logits[kept]
 
-    def forget(self, sequence: Sequence) -> None:
+    def recall(self, sequence: Sequence) -> int:
+        """Nothing is known apart from slots."""
+        return 0
+
+    def forget(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""
 
 
