@@ -68,8 +68,12 @@ def test_only_ids_that_the_settings_leave_are_drawn(
     assert set(drawn_ids(logits, params, 40)) <= allowed_by_transformers(logits, params)
 
 
+@pytest.mark.parametrize("candidates", [1024, 3])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.8), (10, 1.0), (10, 0.8)])
-def test_ids_are_drawn_as_often_as_their_probability_says(top_k: int, top_p: float) -> None:
+def test_ids_are_drawn_as_often_as_their_probability_says(
+    top_k: int, top_p: float, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", candidates)
     logits = logits_of(3, vocab=20)
     params = SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p, seed=5)
     kept = sorted(allowed_by_transformers(logits, params))
@@ -78,13 +82,23 @@ def test_ids_are_drawn_as_often_as_their_probability_says(top_k: int, top_p: flo
     assert float((counts - want).abs().max()) < 0.03
 
 
-def test_top_p_that_reaches_beyond_the_candidates_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = logits_of(8)
-    params = SamplingParams(temperature=2.0, top_k=0, top_p=0.95, seed=1)
-    exact = drawn_ids(logits, params, 50)
+@pytest.mark.parametrize("top_p", [0.001, 0.5, 0.95])
+@pytest.mark.parametrize("min_p", [0.0, 0.05])
+def test_top_p_that_reaches_beyond_the_candidates_is_exact(
+    top_p: float, min_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 3)
-    assert drawn_ids(logits, params, 50) == exact
-    assert len(set(exact)) > 3
+    logits = logits_of(8)
+    params = SamplingParams(temperature=2.0, top_k=0, top_p=top_p, min_p=min_p, seed=1)
+    kept = allowed_by_transformers(logits, params)
+    assert set(drawn_ids(logits, params, 40 * len(kept))) <= kept
+    # Whatever number is drawn, also the first and the last that there can be.
+    row = Sequence(0, [1], params)
+    reached = set()
+    for at in range(2000):
+        monkeypatch.setattr(Sequence, "uniform", at / 1999 * (1 - 2**-53))
+        reached.add(sample(logits, [row])[0].token_id)
+    assert reached == kept
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -93,13 +107,16 @@ def test_top_p_that_reaches_beyond_the_candidates_is_exact(monkeypatch: pytest.M
         st.tuples(st.sampled_from([0.0, 0.7, 1.5]), st.sampled_from([0, 3, 50]), st.sampled_from([0.4, 1.0])),
         min_size=2,
         max_size=8,
-    )
+    ),
+    st.sampled_from([1024, 2]),
 )
-def test_a_row_draws_the_same_in_any_company(kinds: list[tuple[float, int, float]]) -> None:
+def test_a_row_draws_the_same_in_any_company(kinds: list[tuple[float, int, float]], candidates: int) -> None:
     logits = logits_of(2, rows=len(kinds))
     params = [SamplingParams(temperature=t, top_k=k, top_p=p, seed=i) for i, (t, k, p) in enumerate(kinds)]
-    together = [drawn.token_id for drawn in sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])]
-    alone = [sample(logits[i : i + 1], [Sequence(i, [1], p)])[0].token_id for i, p in enumerate(params)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "TOP_P_CANDIDATES", candidates)
+        together = [drawn.token_id for drawn in sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])]
+        alone = [sample(logits[i : i + 1], [Sequence(i, [1], p)])[0].token_id for i, p in enumerate(params)]
     assert together == alone
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...chat.client import ENGINE_ENVIRONMENT
 from ...errors import ChatError
 from ...settings import SamplingParams, Settings, TokenRules
 
@@ -78,7 +79,8 @@ def bare_engine(arguments: list[str], environment: Mapping[str, str], log: Path)
     command = [sys.executable, "-m", __name__, *arguments]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            command, env={**ENGINE_ENVIRONMENT, **environment},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             start_new_session=True,
         )  # fmt: skip
     with process:
