@@ -15,7 +15,6 @@ from colab_llm_chat.engine.reports import StepReport
 from colab_llm_chat.engine.sequence import Sequence, Slot, Step
 from colab_llm_chat.models.choose import check_flat
 from colab_llm_chat.models.runners.flat import FlatRunner
-from colab_llm_chat.models.runners.sequential import SequentialRunner
 from colab_llm_chat.settings import SamplingParams
 from tests.test_engine import CONTEXT, FAMILIES, greedy, prompts, run, scaled
 from tests.tiny_models import tiny_model
@@ -169,14 +168,6 @@ def test_numbers_that_are_not_finite_are_never_reused(steps: int) -> None:
     others = {i: SYSTEM[: 10 * i] for i in (2, 3)}
     results = run(engine, [Sequence(i, list(ids), greedy(8)) for i, ids in others.items()])
     assert results == {i: told.reply(ids)[0] for i, ids in others.items()}
-
-
-def test_models_with_caches_of_their_own_reuse_nothing() -> None:
-    engine = Engine(SequentialRunner(copy.deepcopy(LLAMA)), max_rows=2, context_length=CONTEXT)
-    for i in range(2):
-        engine.submit(Sequence(i, list(SYSTEM), greedy(3)))
-    while engine.busy:
-        assert not engine.step().cached
 
 
 def test_short_memory_pauses_the_youngest_and_nobody_can_tell() -> None:
