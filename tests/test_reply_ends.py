@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import signal
@@ -15,12 +13,9 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.chat_services import wait_until
 from tests.served_model import ENDLESS, ServedModel
 
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
-# A token or so for each character, nearly as many as the model takes.
-LONG_PROMPT = "xyzq" * 3900
 
 
 class Impatient(OpenAI):
@@ -78,32 +73,6 @@ def test_a_cancelled_request_without_a_stream_frees_its_row(client: Impatient, s
         client.with_options(timeout=0.3, max_retries=0).chat.completions.create(**ASKED, **ENDLESS)
     served_model.wait_until_idle()
     assert short(client).choices[0].finish_reason == "length"
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_while_the_prompt_is_read_frees_its_row_and_what_it_holds(
-    client: Impatient, served_model: ServedModel, *, stream: bool
-) -> None:
-    # Beside somebody who reads, a prompt is read in a thousand small chunks.
-    running, stats = begun(client), served_model.chat.stats
-    known = stats().steps
-    wait_until(lambda: stats().steps > known)
-    before = stats()
-    with contextlib.closing(http.client.HTTPConnection(served_model.url.removeprefix("http://"))) as leaving:
-        body = json.dumps({"message": LONG_PROMPT, "max_new_tokens": 9, "stream": stream})
-        leaving.request("POST", "/chat", body, {"Content-Type": "application/json"})
-        wait_until(lambda: stats().running == 2)
-    wait_until(lambda: stats().ended["cancelled"] > before.ended["cancelled"])
-    gone = stats()
-    assert (gone.running, gone.waiting) == (1, 0)
-    assert 0 < gone.prompt_tokens_computed - before.prompt_tokens_computed < len(LONG_PROMPT)
-    assert gone.first_token == before.first_token
-    assert gone.row_positions == gone.tokens_generated - before.tokens_generated + before.row_positions
-    wait_until(lambda: stats().steps > gone.steps)
-    # No step after the cancel has read any of it.
-    assert stats().prompt_tokens_computed == gone.prompt_tokens_computed
-    wait_until(lambda: served_model.alive == 1)
-    running.close()
 
 
 def test_a_full_queue_is_retried_until_a_place_frees(client: Impatient, served_model: ServedModel) -> None:

@@ -1,8 +1,10 @@
-"""The engine process behind a server: one that cannot be started again, and one with little memory beside the model."""
+"""The engine process behind a server: left in the middle of a prompt, not to be started again, with little memory."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,11 +22,13 @@ from colab_llm_chat.models.runners.arena import PAGE
 from colab_llm_chat.protocol.messages import ChatRequest, Message
 from colab_llm_chat.settings import SamplingParams, Settings
 from colab_llm_chat.web.app import create_app
-from tests.chat_services import wait_until
+from tests.chat_services import Lent, serving, wait_until
 from tests.tiny_models import save_tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
 
 WINDOW = 4096
+# A token for each character.
+LONG_PROMPT = "xyzq" * 900
 # As where a library of the machine has gone wrong; not before somebody waits.
 ENDS_WITHOUT_A_WORD = """
 import os, time
@@ -36,6 +40,19 @@ os._exit(3)
 LITTLE_IS_FREE = """
 from colab_llm_chat.models import hardware, load, packed
 hardware.free_bytes = lambda device: 1000
+"""
+# A long prompt is read no further than to its second chunk before the visitor has left.
+READS_SLOWLY = """
+import pathlib, time
+from colab_llm_chat.models.runners.flat import FlatRunner
+forward = FlatRunner.forward
+def wait(self, step):
+    if step.chunk is not None and step.chunk.start > 0:
+        pathlib.Path({reading!r}).touch()
+        while not pathlib.Path({left!r}).exists():
+            time.sleep(0.01)
+    return forward(self, step)
+FlatRunner.forward = wait
 """
 
 
@@ -89,6 +106,28 @@ def ended_for_good(chat: Chat) -> dict[str, Any]:
     assert answer.status_code == 503
     error: dict[str, Any] = answer.get_json()["error"]
     return error
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_while_the_prompt_is_read_frees_the_row_within_one_step(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stream: bool
+) -> None:
+    reading, left = tmp_path / "reading", tmp_path / "left"
+    plant(monkeypatch, tmp_path, READS_SLOWLY.format(reading=str(reading), left=str(left)))
+    with started(folder) as chat, serving(create_app(Settings(port=0), Lent(chat))) as app:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", app.bound_port)) as visitor:
+            body = json.dumps({"message": LONG_PROMPT, "stream": stream})
+            visitor.request("POST", "/chat", body, {"Content-Type": "application/json"})
+            wait_until(reading.exists)
+        wait_until(lambda: not chat._replies)
+        left.touch()
+        wait_until(lambda: chat.stats().ended["cancelled"] == 1)
+        stats = chat.stats()
+        assert (stats.steps, stats.running, stats.waiting, stats.row_positions) == (2, 0, 0, 0)
+        # What was read is kept for who asks the same, and goes when there is need of it.
+        assert stats.prefix_positions == stats.prompt_tokens_computed < len(LONG_PROMPT)
+        answer = door(chat).post("/chat", json={"message": LONG_PROMPT, "max_new_tokens": 4}).get_json()
+        assert answer["usage"]["cached_tokens"] == stats.prefix_positions
 
 
 def test_a_model_that_is_gone_when_the_engine_dies_fails_who_waits_and_health_says_so(folder: Path) -> None:
