@@ -326,3 +326,12 @@ def test_whatever_happens_each_reply_is_what_it_is_alone(family: str, events: li
     assert all(new == alone(family, asked[i])[: len(new)] for i, new in said.items())
     assert all(cached < len(asked[i]) for i, cached in told.cached.items())
     assert not told.runner._known or told.engine.busy
+
+
+def test_numbers_that_are_not_finite_are_not_kept_whoever_ends_them() -> None:
+    for bad, kept in ((5, 1), (NOT_FINITE, 0)):
+        runner = SequentialRunner(troubled("mamba"))
+        one = Sequence(1, [1, bad, 2], greedy(1))
+        runner.forward(Step([], Chunk(one, 0, one.ids)))
+        runner.forget(one)
+        assert len(runner._kept) == kept
