@@ -172,6 +172,7 @@ def test_with_little_memory_for_keys_and_values_the_window_is_small_and_said_to_
         error = refused.get_json()["error"]
         assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
         assert f"holds {PAGE}," in error["message"]
-        answer = door(chat).post("/chat", json={"message": "hello", "max_new_tokens": WINDOW}).get_json()
-        assert (answer["finish_reason"], answer["usage"]["context_length"]) == ("length", PAGE)
+        long = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": WINDOW, "ignore_eos": True}
+        answer = door(chat).post("/v1/chat/completions", json=long).get_json()
+        assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["usage"]["total_tokens"] == PAGE
