@@ -309,3 +309,15 @@ def test_a_long_row_does_not_make_short_ones_read_as_far() -> None:
         row.slot = arena.take(len(row.ids), len(row.ids))
     read = [(group.at.start, group.at.stop, max(group.lengths)) for group in groups(rows)]
     assert read == [(0, 2, 4), (2, 3, 90), (3, 5, 3)]
+
+
+def test_layers_get_no_more_of_the_arena_than_a_step_reads() -> None:
+    arena = Arena(page=4)
+    states = torch.zeros(1, 1, 1, 2)
+    long, short = (Sequence(i, [1], greedy(1), slot=arena.take(size, size)) for i, size in enumerate((40, 8)))
+    for rows, length in (([long, short], 48), ([long], 40), ([short], 48)):
+        arena.begin(Step(rows), device=torch.device("cpu"))
+        assert {one.shape[2] for one in arena.update(*[states.expand(1, 1, len(rows), 2)] * 2, 0)} == {length}
+    arena.fixed = True
+    arena.begin(Step([long]), device=torch.device("cpu"))
+    assert arena.update(states, states, 0)[0].shape[2] == arena._positions >= 48
