@@ -37,8 +37,7 @@ class Engine:
         runner.arena.limit(max_rows, context_length, kv_bytes)
         self._runner = runner
         self._beat = beat
-        room = runner.arena.room
-        self.context_length = context_length if room is None else min(context_length, room)
+        self._context_length = context_length
         self._alive: dict[int, Sequence] = {}
         self._scheduler = Scheduler(
             runner.arena,
@@ -49,6 +48,12 @@ class Engine:
             recall=runner.recall,
         )
         self.stats = EngineStats(self._scheduler, runner.arena)
+
+    @property
+    def context_length(self) -> int:
+        """Ids that one conversation may have: as the model takes, and as there is room, which may become less."""
+        room = self._runner.arena.room
+        return self._context_length if room is None else min(self._context_length, room)
 
     @property
     def busy(self) -> bool:
