@@ -73,7 +73,7 @@ def compile_layers(
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (*CANNOT_RUN, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
-        refusal = str(error).strip().partition("\n")[0] or repr(error)
+        refusal = _in_a_line(error)
         log.debug("the layers cannot be compiled", exc_info=error)
     if refusal:
         compiled.undo()
@@ -87,6 +87,12 @@ def compile_layers(
     compiled.finish()
     log.info("%d layers compiled in %.1f s, kept in %s", len(layers), time.perf_counter() - began, folder)
     return len(layers)
+
+
+def _in_a_line(error: Exception) -> str:
+    """What the compiler means, of the pages that it says."""
+    lines = str(getattr(error, "inner_exception", error)).strip().splitlines()
+    return lines[0].rstrip(".") if lines else repr(error)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -116,4 +122,5 @@ def _steps(runner: FlatRunner, on_progress: OnProgress = lambda fraction, detail
             for row in rows:
                 if row.slot is not None:
                     runner.arena.free(row.slot)
+            runner.arena.trim()
     return logits

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import torch
 from transformers import AttentionInterface
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 NAMESPACE = "colab_llm_chat"
 # Layers that share a graph hand it their numbers; 0 and 1 would get graphs of their own.
 FIRST_NUMBER = 2
-# Kernels of the compiler have another pool of threads on the CPU, which fights with PyTorch's own.
-OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"cpp.threads": 1}
+# One graph a layer or none: cut in pieces they take minutes to compile and are slower than uncompiled. Kernels of the
+# compiler have another pool of threads on the CPU, which fights with PyTorch's own.
+HOW: dict[str, Any] = {"dynamic": True, "fullgraph": True, "options": {"cpp.threads": 1}}
 
 
 class OneGraph:
@@ -43,14 +45,16 @@ class OneGraph:
         )
         self._define(
             "multiply(Tensor x, SymInt number, SymInt features) -> Tensor",
-            lambda x, number, features: PackedLinear.forward(self._packed[number - FIRST_NUMBER], x),
+            self._multiply,
             lambda x, number, features: x.new_empty(*x.shape[:-1], features),
         )
 
     def _define(self, schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> None:
         name = schema.partition("(")[0]
         self._library.define(schema)
-        self._library.impl(name, compute, "CompositeExplicitAutograd")
+        # The library is kept by this, which it must not keep.
+        method: Any = WeakMethod(compute)
+        self._library.impl(name, lambda *given: method()(*given), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=self._library)
 
     def _attend(self, q: Any, k: Any, v: Any, sinks: Any, number: int, *how: Any) -> torch.Tensor:
@@ -60,6 +64,9 @@ class OneGraph:
         scaling, window, softcap = how
         out: torch.Tensor = self._attention(module, q, keys, values, None, scaling, window, softcap, sinks)[0]
         return out
+
+    def _multiply(self, x: torch.Tensor, number: int, features: int) -> torch.Tensor:
+        return PackedLinear.forward(self._packed[number - FIRST_NUMBER], x)
 
     def begin(self) -> None:
         """From now on the layers compile themselves when they are called."""
@@ -72,8 +79,7 @@ class OneGraph:
         AttentionInterface.register(self._attention.name, _attended)
         self._runner.model_changed()
         for layer in self._layers:
-            # One graph each or none: cut in pieces they take minutes to compile, and are slower than uncompiled.
-            layer.compile(dynamic=True, fullgraph=True, options=OPTIONS)
+            layer.compile(**HOW)
 
     def finish(self) -> None:
         """What is compiled stays; whatever else occurs runs uncompiled."""
