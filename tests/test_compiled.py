@@ -42,11 +42,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def as_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is compiled yet, and nothing is left for other tests; kernels without vectors compile much faster."""
+    """Nothing is compiled yet, and nothing is left for other tests; kernels need not be fast."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
-    with inductor_config.patch({"cpp.simdlen": 0}):
+    quick = tmp_path / "c++"
+    quick.write_text('#!/bin/sh\nexec g++ "$@" -O0\n')
+    quick.chmod(0o755)
+    with inductor_config.patch({"cpp.simdlen": 0, "cpp.cxx": (None, str(quick))}):
         yield
     forget()
 
@@ -89,7 +92,7 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.usefixtures("no_kernels")
 def test_ids_of_compiled_layers_in_a_batch_equal_generate(family: str, kept: Path) -> None:
     model = small(family)
