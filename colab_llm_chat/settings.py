@@ -100,6 +100,9 @@ class Settings(SamplingParams):
         "auto", description="Number format of the weights; auto goes by the hardware."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    compile: bool = Field(
+        False, description="Compile the model's layers by torch.compile: a slower first start, kept for later ones."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     system: str | None = Field(None, description="System prompt for conversations that bring none.")
     strict_model: bool = Field(

@@ -80,9 +80,19 @@ class Worker:
         # Now, and beside the weights: it holds the interpreter for a second, which later would hold up every reply.
         tokenizer = load_tokenizer(files.folder, trust_remote_code=settings.trust_remote_code)
         self._grammars: Future[Grammars] = self._aside.submit(Grammars, tokenizer)
-        loaded = load_model(files.folder, settings=settings, on_progress=lambda f, d: self._tell(0.7 + 0.3 * f, d))
+        to_load = 0.15 if settings.compile else 0.3
+        loaded = load_model(files.folder, settings=settings, on_progress=lambda f, d: self._tell(0.7 + to_load * f, d))
         context_length = min(settings.context_length or loaded.facts.context_length, loaded.facts.context_length)
         runner = choose_runner(loaded.model, context_length=context_length)
+        if settings.compile:
+            from .models.compiled import artifacts_folder, compile_layers
+
+            compile_layers(
+                loaded.model,
+                runner,
+                artifacts_folder(settings),
+                on_progress=lambda f, d: self._tell(0.7 + to_load + (0.3 - to_load) * f, d),
+            )
         self._engine = Engine(
             runner,
             max_rows=settings.max_rows,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 FORM_NAMES = {"model_id": "MODEL_NAME", "port": "FLASK_PORT", "system": "SYSTEM_PROMPT", "domain": "NGROK_DOMAIN"}
 NOT_IN_FORM = frozenset({"access_key", "ngrok_token", "host"})
 SECRETS = {"hf_token": "HF_TOKEN"}
-SWITCHES = frozenset({"trust_remote_code", "use_google_drive_cache", "strict_model"})
+SWITCHES = frozenset({"compile", "trust_remote_code", "use_google_drive_cache", "strict_model"})
 
 # A flag, the value after it, and the environment variable that is offered in its place.
 _FLAG = re.compile(r"--([a-z][a-z-]*)(?: (\d+|auto|none|[48]bit|b?float\d+|cpu|cuda|ngrok|colab)\b)?(?: or [A-Z_]+\b)?")

@@ -133,11 +133,20 @@ def _alone(runner: Runner, prompt: list[int]) -> torch.Tensor:
 @torch.inference_mode()
 def _gives(runner: Runner, model: PreTrainedModel, found: list[torch.Tensor]) -> bool:
     """Whether these are the logits of the model itself, which reads each prompt whole."""
-    coarse = model.dtype != torch.float32 or getattr(model, "is_quantized", False)
     for prompt, logits in zip(PROMPTS, found, strict=True):
-        wanted = model(input_ids=torch.tensor([prompt], device=model.device)).logits[0, -1].float()
-        difference = (logits.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
-        if not difference <= (COARSE_ROUNDING if coarse else ROUNDING):
-            log.info("%s: logits differ by %.2g", type(runner).__name__, float(difference))
+        wanted = model(input_ids=torch.tensor([prompt], device=model.device)).logits[0, -1]
+        if not alike(logits, wanted, model=model):
+            log.info("%s does not give the logits of %s", type(runner).__name__, type(model).__name__)
             return False
     return True
+
+
+def alike(found: torch.Tensor, wanted: torch.Tensor, *, model: PreTrainedModel) -> bool:
+    """Whether rounding explains how these logits [..., vocab] of the model differ."""
+    coarse = model.dtype != torch.float32 or getattr(model, "is_quantized", False)
+    found, wanted = found.float(), wanted.float()
+    difference = (found - wanted).abs().amax(-1) / wanted.abs().amax(-1).clamp(min=1e-6)
+    right = bool((difference <= (COARSE_ROUNDING if coarse else ROUNDING)).all())
+    if not right:
+        log.info("logits differ by %.2g", float(difference.max()))
+    return right

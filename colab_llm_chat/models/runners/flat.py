@@ -88,6 +88,9 @@ class FlatRunner:
     def forget(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Nothing to do: a slot is overwritten by whoever uses it next."""
 
+    def model_changed(self) -> None:
+        """Nothing to do: no step is remembered."""
+
 
 def embedded_ids(model: PreTrainedModel) -> int:
     """How many token ids the model has embeddings for; often more than its tokenizer makes."""

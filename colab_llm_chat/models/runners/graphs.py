@@ -78,6 +78,11 @@ class GraphRunner(FlatRunner):
         finally:
             self.arena.free(idle)
 
+    def model_changed(self) -> None:
+        """What was recorded plays the model as it was."""
+        self._recorded.clear()
+        self._can_record = True
+
     def _forward_rows(self, step: Step, idle: Slot) -> torch.Tensor:
         self.arena.begin(step, device=self._model.device)
         memory = [one.data_ptr() for one in (*self.arena.keys.values(), *self.arena.values.values())]
