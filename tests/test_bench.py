@@ -215,9 +215,17 @@ def test_a_bar_is_reached_or_not_or_not_measured() -> None:
     assert told["16 streams, median first text over d, greedy"] == "reached"
 
 
+def test_peers_are_compared_within_a_round_which_the_same_noise_meets() -> None:
+    results = some_results(rate=2.0)
+    results.cell("a", GREEDY, "16").rounds.extend([one(rate=20.0), one(rate=0.3)])
+    results.cell("d", GREEDY, "16").rounds.extend([one(rate=10.0), one(rate=0.1)])
+    assert next(bar.value for bar in bars(results) if bar.what == "16 streams, tokens/s over d, greedy") == 2.0
+
+
 def test_the_time_of_http_is_what_the_bare_engine_does_not_need() -> None:
     results = some_results(rate=100.0)
-    results.bare[GREEDY] = [103.0, 105.0, 120.0]
+    results.cell("a", GREEDY, "16").rounds.extend([one(rate=10.0), one(rate=50.0)])
+    results.bare[GREEDY] = [103.0, 10.5, 60.0]
     overhead = next(bar for bar in bars(results) if "bare engine, greedy" in bar.what)
     assert (overhead.value, overhead.reached) == (pytest.approx(0.05), True)
 

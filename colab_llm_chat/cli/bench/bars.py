@@ -1,10 +1,13 @@
-"""The bars: what this server must reach beside its peers, as ratios within one run."""
+"""The bars: what this server must reach beside its peers, each the median of ratios within one round.
+
+A shared machine may be twice as slow a minute later: what is measured one after the other meets the same noise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, median
 
 from .measures import Figures, growth
 from .results import GREEDY, SAMPLED, Results
@@ -63,9 +66,12 @@ def over(peers: str, load: str, figure: Callable[[Figures], float] = rate) -> Ra
     """This server's figure over the largest of these peers'."""
 
     def ratio(results: Results, drawn: str) -> float | None:
-        ours = results.of("a", drawn, load)
-        theirs = [figure(found) for peer in peers if (found := results.of(peer, drawn, load))]
-        return figure(ours) / max(theirs) if ours and theirs else None
+        ours = results.rounds_of("a", drawn, load)
+        theirs = [found for peer in peers if (found := results.rounds_of(peer, drawn, load))]
+        if not ours or not theirs:
+            return None
+        rounds = zip(ours, *theirs, strict=False)
+        return median(figure(one) / max(map(figure, others)) for one, *others in rounds)
 
     return ratio
 
@@ -81,14 +87,14 @@ def turns_growth(results: Results, drawn: str) -> float | None:
 
 def last_turns(results: Results, drawn: str) -> float | None:
     """Time to the first text in the last three turns, over that of d."""
-    ours, theirs = results.turns_of("a"), results.turns_of("d")
-    return mean(ours[-3:]) / mean(theirs[-3:]) if ours and theirs else None
+    rounds = list(zip(results.turns.get("a", []), results.turns.get("d", []), strict=False))
+    return median(mean(ours[-3:]) / mean(theirs[-3:]) for ours, theirs in rounds) if rounds else None
 
 
 def over_bare(results: Results, drawn: str) -> float | None:
     """The time that HTTP and text add, as a share of the bare engine's."""
-    ours, bare = results.of("a", drawn, "16"), results.bare_rate(drawn)
-    return bare / ours.rate - 1 if ours and bare else None
+    rounds = list(zip(results.rounds_of("a", drawn, "16"), results.bare.get(drawn, []), strict=False))
+    return median(bare / ours.rate - 1 for ours, bare in rounds) if rounds else None
 
 
 BEST = "1 stream, tokens/s over the best of b, c, d"

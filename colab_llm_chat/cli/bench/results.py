@@ -66,6 +66,11 @@ class Results:
         cell = self.cells.get((peer, drawn, load))
         return cell.figures if cell else None
 
+    def rounds_of(self, peer: str, drawn: str, load: str) -> list[Figures]:
+        """The figures of a cell, round by round."""
+        cell = self.cells.get((peer, drawn, load))
+        return cell.rounds if cell else []
+
     def turns_of(self, peer: str) -> list[float]:
         """Seconds to the first text, turn by turn; none where the conversation was not held."""
         return median_turns(self.turns[peer]) if self.turns.get(peer) else []
