@@ -108,23 +108,12 @@ def _handed_on(k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> t
     return k, v
 
 
-def _attended(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """In place of the runner's attention, of the same form."""
-    if attention_mask is not None:
+def _attended(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *mask: Any, **how: Any) -> Any:
+    """In place of the runner's attention, called as that is."""
+    if any(one is not None for one in (*mask, how.get("attention_mask"))):
         raise ValueError("this model hands a mask of its own to its attention")
-    how = scaling, sliding_window, softcap
-    return torch.ops.colab_llm_chat.attend(query, key, value, s_aux, module.compiled_number, *how), None
+    told = [how.get(name) for name in ("scaling", "sliding_window", "softcap")]
+    return torch.ops.colab_llm_chat.attend(query, key, value, how.get("s_aux"), module.compiled_number, *told), None
 
 
 def numbered(layer: torch.nn.Module) -> list[torch.nn.Module]:
