@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def test_ids_of_compiled_layers_in_a_batch_equal_generate(family: str, kept: Pat
 
 
 def test_a_second_start_takes_what_the_first_compiled(kept: Path) -> None:
+    assert shutil.which("g++"), "What --compile does needs a C++ compiler. Install it: apt-get install g++"
     model = small("llama")
     expected = replies(model)
     for _ in range(2):
