@@ -33,9 +33,8 @@ CLOSE_SECONDS = 5.0
 # A model that loaded once loads again, unless something is wrong that stays wrong.
 MOST_FAILED_STARTS = 3
 # What the engine's process is told where nobody else says it. Threads that spin for long while they wait take the
-# processor from the web process, and those that never do take half as long again for a step. Large pages of memory
-# (Linux gives them where they are asked for) make packed weights up to a tenth faster.
-ENGINE_ENVIRONMENT = {"GOMP_SPINCOUNT": "20000", "THP_MEM_ALLOC_ENABLE": "1"}
+# processor from the web process, and those that never do take half as long again for a step.
+ENGINE_ENVIRONMENT = {"GOMP_SPINCOUNT": "20000"}
 STARTED_IN_VAIN = "Look at the server's log for the cause, then start the server again."
 HINTS = {
     -signal.SIGKILL: "It was killed, most likely for want of memory: pick a smaller model, or --quantization 4bit.",
