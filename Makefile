@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
 # What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its
-# own, and what other programs make of the server's answers.
-SAME_ON_COLAB := page page_for_everyone readme wheel bench aws_lambda curl example_scripts examples_front_ends langchain \
+# own, what other programs make of the server's answers, and what the compiler takes a minute for.
+SAME_ON_COLAB := page page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends langchain \
 	llm_cli sdk_javascript works_with
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder

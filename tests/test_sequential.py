@@ -47,8 +47,8 @@ class Told:
         self.engine = Engine(self.runner, max_rows=rows, context_length=CONTEXT)
         self.cached: dict[int, int] = {}
         self.read = self._next_id = 0
-        # Before anything is counted.
-        assert self.runner._reads_on in (True, False)
+        # Tried before anything is counted.
+        self.reads_on = self.runner._reads_on
         self._step, self.engine.step = self.engine.step, self._note  # type: ignore[method-assign]
         self._take, self.runner._inputs = self.runner._inputs, self._count  # type: ignore[method-assign]
 

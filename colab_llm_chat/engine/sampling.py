@@ -141,7 +141,7 @@ def _falling(values: torch.Tensor) -> torch.Tensor:
     """[rows, n], each row from its largest value to its smallest."""
     if values.device.type != "cpu":
         return values.sort(dim=-1, descending=True).values
-    # NumPy sorts bare numbers by vector instructions, ten times as fast as PyTorch.
+    # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
     return torch.from_numpy(np.sort(-values.numpy(), axis=-1)).neg_()
 
 
