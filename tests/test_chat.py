@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from colab_llm_chat.models.load import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd
 from colab_llm_chat.settings import BACKGROUND_PLACES, SamplingParams, Settings, TokenRules
 from colab_llm_chat.text.prompts import PromptEncoder
-from tests.chat_services import wait_until
 from tests.tiny_models import save_tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
 
@@ -45,12 +45,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Early:
+    """What somebody got who asked while the model was loading."""
+
+    state: str
+    first: Delta
+    text: str
+
+
 @pytest.fixture(scope="module")
-def chat(folder: Path) -> Iterator[Chat]:
+def asked_early(folder: Path) -> Iterator[tuple[Chat, Early]]:
     chat = Chat(Settings(model_id=str(folder), max_rows=2, max_queue=2, ping_seconds=0.2)).start()
-    wait_until(lambda: chat.status().state == "ok")
-    yield chat
+    reply = chat.stream(request())
+    state, first = chat.status().state, next(reply)
+    yield chat, Early(state, first, read(reply)[0])
     chat.close()
+
+
+@pytest.fixture(scope="module")
+def chat(asked_early: tuple[Chat, Early]) -> Chat:
+    return asked_early[0]
 
 
 def request(text: str = "hello", *, max_new_tokens: int = 20, **fields: Any) -> ChatRequest:
@@ -223,13 +238,10 @@ def test_a_killed_worker_is_told_in_every_reply_and_the_next_one_works(chat: Cha
     assert read(chat.stream(request()))[0]
 
 
-def test_messages_sent_while_the_model_loads_are_answered_once_it_is_there(folder: Path) -> None:
-    chat = Chat(Settings(model_id=str(folder), ping_seconds=0.05)).start()
-    reply = chat.stream(request())
-    assert chat.status().state == "loading"
-    assert next(reply) == Delta()
-    assert read(reply)[0]
-    chat.close()
+def test_messages_sent_while_the_model_loads_are_answered_once_it_is_there(asked_early: tuple[Chat, Early]) -> None:
+    chat, early = asked_early
+    assert (early.state, early.first) == ("loading", Delta())
+    assert early.text == read(chat.stream(request()))[0] != ""
 
 
 def test_a_request_waits_for_the_model_only_so_long(folder: Path) -> None:
@@ -260,21 +272,13 @@ def test_a_broken_chat_template_is_told_when_the_model_loads(tmp_path: Path) -> 
     chat.close()
 
 
-def test_close_ends_live_replies(folder: Path) -> None:
-    chat = Chat(Settings(model_id=str(folder))).start()
-    wait_until(lambda: chat.status().state == "ok")
+def test_close_ends_live_replies_and_a_closed_chat_can_be_started_again(chat: Chat) -> None:
+    first = read(chat.stream(request()))[0]
     reply = chat.stream(request(max_new_tokens=LONG))
     assert next(reply).end is None
     chat.close()
     assert all(delta.end is None for delta in reply)
-
-
-def test_a_closed_chat_can_be_started_again(folder: Path) -> None:
-    chat = Chat(Settings(model_id=str(folder))).start()
-    first = read(chat.stream(request()))[0]
-    chat.close()
     assert read(chat.start().stream(request()))[0] == first
-    chat.close()
 
 
 def test_a_prompt_too_long_is_told_by_the_name_it_came_under(chat: Chat) -> None:

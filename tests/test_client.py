@@ -22,6 +22,7 @@ from tests.tiny_models import save_tiny_model
 from tests.tokenizers_made_here import byte_level
 
 START_SECONDS = 60
+GREETING = "a greeting of this machine"
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[EngineClient]:
-    client = EngineClient(Settings(model_id=str(folder), step_timeout_seconds=2, max_rows=4))
-    client.start()
-    wait_for(client, "ok")
-    yield client
-    client.close()
+def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineClient]:
+    """Its worker's Python says something on its own before the worker does."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(f"print({GREETING!r}, flush=True)")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(site))
+        client = EngineClient(Settings(model_id=str(folder), step_timeout_seconds=2, max_rows=4))
+        client.start()
+        wait_for(client, "ok")
+        yield client
+        client.close()
 
 
 def wait_for(client: EngineClient, state: str) -> EngineStatus:
@@ -131,42 +137,32 @@ def test_a_cancelled_generation_ends_at_once_for_its_reader(client: EngineClient
     assert collect(submit(client, 3))[0]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_hung_worker_fails_its_replies_and_is_started_again(client: EngineClient, how: int) -> None:
+def stopped_while_it_generates(client: EngineClient, how: int) -> int | None:
+    """Stop the worker during more replies than it has rows; each must hear of it. Returns the worker's number."""
     pid = client.worker_pid
     generations = [submit(client, 4000) for _ in range(6)]
     assert generations[0].take(START_SECONDS)
     os.kill(pid or 0, how)
     for generation in generations:
         assert isinstance(collect(generation)[1].error, EngineFailed)
+    return pid
+
+
+def test_a_hung_worker_fails_its_replies_and_is_started_again(client: EngineClient) -> None:
+    pid = stopped_while_it_generates(client, signal.SIGSTOP)
     wait_for(client, "ok")
     assert client.worker_pid != pid
     assert len(collect(submit(client, 5))[0]) == 5
 
 
-def test_a_worker_killed_again_while_it_restarts_is_started_once_more(client: EngineClient) -> None:
-    first = client.worker_pid
-    os.kill(first or 0, signal.SIGKILL)
-    wait_until(lambda: client.worker_pid not in (None, first))
+def test_a_dead_worker_fails_its_replies_and_is_started_again_also_when_killed_while_it_restarts(
+    client: EngineClient,
+) -> None:
+    pid = stopped_while_it_generates(client, signal.SIGKILL)
+    wait_until(lambda: client.worker_pid not in (None, pid))
     os.kill(client.worker_pid or 0, signal.SIGKILL)
     wait_for(client, "ok")
     assert len(collect(submit(client, 5))[0]) == 5
-
-
-def test_a_restart_that_fails_is_told_for_good(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "model", "llama", eos_token_id=None, max_position_embeddings=4096)
-    client = EngineClient(Settings(model_id=str(folder)))
-    client.start()
-    wait_for(client, "ok")
-    running = submit(client, 4000)
-    folder.rename(tmp_path / "gone")
-    os.kill(client.worker_pid or 0, signal.SIGKILL)
-    error = collect(running)[1].error
-    assert isinstance(error, EngineFailed)
-    assert wait_for(client, "failed").error is not None
-    with pytest.raises(EngineFailed):
-        submit(client, 5)
-    client.close()
 
 
 def test_a_hung_worker_is_noticed_although_its_readers_keep_leaving(client: EngineClient) -> None:
@@ -198,30 +194,10 @@ def test_a_worker_that_cannot_be_started_is_told(folder: Path, monkeypatch: pyte
     client.close()
 
 
-def test_lines_that_are_no_messages_are_passed_over(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text("print('a greeting of this machine', flush=True)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    client = EngineClient(Settings(model_id=str(folder)))
-    client.start()
-    wait_for(client, "ok")
-    client.close()
-
-
 def test_nothing_is_taken_while_the_engine_is_away(folder: Path) -> None:
     client = EngineClient(Settings(model_id=str(folder)))
     with pytest.raises(EngineFailed):
         submit(client, 5)
-
-
-def test_a_model_that_cannot_load_is_told_with_its_own_error(tmp_path: Path) -> None:
-    broken = save_tiny_model(tmp_path, "llama")
-    (broken / "model.safetensors").write_bytes(b"nothing")
-    client = EngineClient(Settings(model_id=str(broken)))
-    client.start()
-    assert isinstance(wait_for(client, "failed").error, BrokenModel)
-    client.close()
 
 
 def test_close_ends_the_worker_also_while_it_loads(folder: Path) -> None:
@@ -249,7 +225,8 @@ time.sleep(600)
 
 def test_a_worker_whose_parent_is_killed_ends_by_itself(folder: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", LEAVE_ALONE, str(folder)], stdout=subprocess.PIPE) as parent:
-        worker = psutil.Process(int(parent.stdout.readline() if parent.stdout else 0))
+        told = (line for line in parent.stdout or () if line != GREETING.encode() + b"\n")
+        worker = psutil.Process(int(next(told)))
         parent.kill()
     assert not psutil.wait_procs([worker], timeout=START_SECONDS)[1]
 
@@ -260,3 +237,21 @@ def test_the_worker_is_not_told_the_access_key(folder: Path) -> None:
     told = worker_settings(Settings(access_key="door", hf_token="hub"))
     assert "door" not in str(told)
     assert told["hf_token"] == "hub"
+
+
+# The last: it leaves no model behind.
+
+
+def test_a_restart_whose_model_cannot_load_is_told_for_good_with_the_models_own_error(
+    client: EngineClient, folder: Path
+) -> None:
+    running = submit(client, 4000)
+    weights = folder / "model.safetensors"
+    # Not into the same file, which the worker has mapped.
+    weights.unlink()
+    weights.write_bytes(b"nothing")
+    os.kill(client.worker_pid or 0, signal.SIGKILL)
+    assert isinstance(collect(running)[1].error, EngineFailed)
+    assert isinstance(wait_for(client, "failed").error, BrokenModel)
+    with pytest.raises(EngineFailed):
+        submit(client, 5)

@@ -194,16 +194,6 @@ def test_an_unknown_model_is_one_message_and_the_cell_can_be_run_again(tmp_path:
     assert (len(shown), "MODEL_NAME" in shown[-1], "Traceback" in "".join(shown)) == (3, True, False)
 
 
-def test_a_closed_chat_is_taken_up_again_instead_of_a_second_one() -> None:
-    form = {"MODEL_NAME": "catbot", "TUNNEL": "none", "USE_GOOGLE_DRIVE_CACHE": False}
-    notebook = Notebook.from_form(form)
-    app = notebook.build_app()
-    for _ in range(2):
-        notebook.load()
-        assert notebook.build_app().chat is app.chat
-        unload(app)
-
-
 def test_an_app_of_another_model_is_refused() -> None:
     form = {"MODEL_NAME": "catbot", "TUNNEL": "none", "USE_GOOGLE_DRIVE_CACHE": False, "MAX_ROWS": 16}
     notebook = Notebook.from_form(form)
@@ -233,8 +223,14 @@ def test_an_app_of_a_model_that_was_replaced_does_not_load_it_again() -> None:
     assert worker_of(app) is None
 
 
-def test_a_refused_token_is_corrected_without_a_new_app_and_the_model_stays(
-    colab: ColabStandIn, tmp_path: Path
+def refused_a_taken_port(app: ChatApp) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(UsageError) as caught:
+        app.run(port=other.getsockname()[1])
+    assert "FLASK_PORT" in caught.value._render_traceback_()[1]
+
+
+def test_a_taken_port_or_a_refused_token_is_corrected_without_a_new_app_and_the_model_stays(
+    colab: ColabStandIn,
 ) -> None:
     colab.behave(Scenario(secrets={"NGROK_AUTHTOKEN": "not a token"}))
     first = notebook(TUNNEL="ngrok")
@@ -242,6 +238,8 @@ def test_a_refused_token_is_corrected_without_a_new_app_and_the_model_stays(
     first.load()
     app = first.build_app()
     worker = worker_of(app)
+    refused_a_taken_port(app)
+    assert worker_of(app) == worker is not None
     with pytest.raises(NgrokTokenRefused):
         app.run(port=0, on_ready=first.open_tunnel)
     colab.behave(Scenario(secrets={"NGROK_AUTHTOKEN": TOKEN}))
@@ -257,21 +255,16 @@ def test_a_refused_token_is_corrected_without_a_new_app_and_the_model_stays(
     assert (opened, worker_of(app)) == ([worker], None)
 
 
-def test_a_taken_port_leaves_the_model_loaded() -> None:
+def test_a_closed_chat_is_taken_up_again_and_a_worker_that_replaces_another_is_noted_for_the_next_start_too(
+    tmp_path: Path,
+) -> None:
     loading = notebook(TUNNEL="none")
-    loading.load()
     app = loading.build_app()
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(UsageError) as caught:
-        app.run(port=other.getsockname()[1])
-    assert "FLASK_PORT" in caught.value._render_traceback_()[1]
-    assert worker_of(app) is not None
-    unload(app)
-
-
-def test_a_worker_that_replaces_another_is_noted_for_the_next_start_too(tmp_path: Path) -> None:
-    loading = notebook(TUNNEL="none")
-    loading.load()
-    app = loading.build_app()
+    for _ in range(2):
+        unload(app)
+        loading.load()
+        # Instead of a second one.
+        assert loading.build_app().chat is app.chat
     first = worker_of(app)
     assert first is not None
     os.kill(first, signal.SIGKILL)
