@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 COLAB := .venv-colab
 # What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its
-# own, what other programs make of the server's answers, and what the compiler takes a minute for.
+# own, what other programs make of the server's answers, what the compiler takes a minute for, what needs the standard
+# library alone, and the demo model's making, which uses scikit-learn.
 SAME_ON_COLAB := page page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends langchain \
-	llm_cli sdk_javascript works_with
+	llm_cli sdk_javascript works_with reply_ends sentences sse tools window background ports catbot
+# The tests start the package in a hundred processes, each of which would compile all of it anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
 PARALLEL := -n logical --dist loadfile --no-loadscope-reorder
 ARGS ?=
@@ -91,13 +94,15 @@ $(VENV)/installed-test: $(VENV)/installed package.json
 	$(BIN)/python -m tests.node_packages
 	@touch $@
 
-# Colab's versions, and behind them all else from the first environment: torch, pytest and this package.
+# Colab's versions, and behind them all else from the first environment: torch, pytest and this package. Not the demo
+# model's scikit-learn, which each start of the engine would import for two seconds, because transformers finds it.
 $(COLAB)/installed: $(VENV)/installed-test .ci/colab-constraints.txt
 	$(BIN)/python -m venv --clear $(COLAB)
 	@# A new environment may bring an older one than torch wants, and it would come first.
 	$(COLAB)/bin/python -m pip uninstall --quiet --yes setuptools
 	grep -v '^torch==' .ci/colab-constraints.txt >$(COLAB)/packages.txt
 	$(COLAB)/bin/python -m pip install --quiet --no-deps --requirement $(COLAB)/packages.txt
-	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	$(BIN)/python -c 'import sysconfig; print("import site, sys; sys.modules.update(scipy=None, sklearn=None);" \
+		"site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		>"$$($(COLAB)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
 	@touch $@

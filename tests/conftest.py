@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from colab_llm_chat.chat import Chat
     from tests.served_model import ServedModel
 
 # Tiny models gain nothing from a second thread, and spinning threads slow each other down on a busy machine.
@@ -18,12 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-# Long for the number of their tests: begun last, one worker would go through them alone.
-SLOW = ("test_notebook", "test_notebook_secrets", "test_client", "test_launch", "test_chat", "test_aws_lambda")
+# The longest first: begun last, one worker would go through them alone.
+SLOW = (
+    *("test_notebook", "test_compiled", "test_page", "test_notebook_secrets", "test_client", "test_page_for_everyone"),
+    *("test_families", "test_worker", "test_launch", "test_chat", "test_aws_lambda", "test_bench", "test_metrics"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in SLOW)
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +47,15 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedMod
 
     with serving_tiny(tmp_path_factory.mktemp("served") / "tiny-llama") as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def demo_chat() -> Iterator[Chat]:
+    """The demo model, loaded once; a server that is given it goes through `chat_services.Lent`."""
+    from colab_llm_chat.chat import Chat
+    from colab_llm_chat.settings import Settings
+    from tests.chat_services import wait_until
+
+    with contextlib.closing(Chat(Settings()).start()) as chat:
+        wait_until(lambda: chat.status().state == "ok")
+        yield chat

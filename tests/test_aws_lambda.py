@@ -27,7 +27,7 @@ from colab_llm_chat.protocol.messages import Message
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from examples.aws_lambda import index
-from tests.chat_services import ScriptedChat, serving, wait_until
+from tests.chat_services import Lent, ScriptedChat, serving, wait_until
 from tests.tiny_models import tiny_model
 from tests.tokenizers_made_here import CHATML, byte_level
 
@@ -558,10 +558,8 @@ def test_a_model_that_is_still_loading_when_the_time_is_over_is_told(
     assert (status, sentence) == (503, f"The model is still loading. {index.ADVICE[503]}")
 
 
-def test_the_demo_model_answers_the_app_turn_after_turn(serve: Callable[..., None]) -> None:
-    chat = Chat(Settings())
-    serve(chat)
-    wait_until(lambda: chat.status().state == "ok")
+def test_the_demo_model_answers_the_app_turn_after_turn(serve: Callable[..., None], demo_chat: Chat) -> None:
+    serve(Lent(demo_chat))
     _, first = call(rest_event({"message": "おはよう"}))
     # The app's page sends back only role and content of what it shows.
     _, second = call(http_event({"message": "お手", "conversationHistory": first["conversationHistory"]}))

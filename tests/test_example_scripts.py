@@ -14,7 +14,7 @@ import pytest
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import ChatApp, create_app
-from tests.chat_services import Lent, serving, wait_until
+from tests.chat_services import Lent, serving
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "scripts"
 KEY = "opens-sesame-4711"
@@ -23,22 +23,14 @@ CRY = re.compile("[ｦ-ﾟ]")
 
 
 @pytest.fixture(scope="module")
-def chat() -> Iterator[Chat]:
-    chat = Chat(Settings()).start()
-    wait_until(lambda: chat.status().state == "ok")
-    yield chat
-    chat.close()
-
-
-@pytest.fixture(scope="module")
-def open_server(chat: Chat) -> Iterator[ChatApp]:
-    with serving(create_app(chat.settings, Lent(chat))) as app:
+def open_server(demo_chat: Chat) -> Iterator[ChatApp]:
+    with serving(create_app(Settings(), Lent(demo_chat))) as app:
         yield app
 
 
 @pytest.fixture(scope="module")
-def locked_server(chat: Chat) -> Iterator[ChatApp]:
-    with serving(create_app(Settings(access_key=KEY), Lent(chat))) as app:
+def locked_server(demo_chat: Chat) -> Iterator[ChatApp]:
+    with serving(create_app(Settings(access_key=KEY), Lent(demo_chat))) as app:
         yield app
 
 

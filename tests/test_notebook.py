@@ -24,7 +24,6 @@ from playwright.sync_api import Browser
 from tests.browser import launched
 from tests.chat_services import events_of
 from tests.google_colab import ColabStandIn, Scenario
-from tests.hub_standin import HubStandIn, ModelOnHub
 from tests.ngrok_agent import install_agent
 from tests.notebook_kernel import CELLS, NOTEBOOK, Kernel, kernel
 from tests.visitors import expect_reply, send, visiting
@@ -272,41 +271,35 @@ def test_a_wrong_value_in_the_form_is_named_by_its_field(stopped: Kernel) -> Non
     assert (is_one_clear_message(shown), is_bilingual(shown)) == (True, True)
 
 
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        ({"session_error": "ERR_NGROK_105", "session_text": "does not look like a proper authtoken"}, "ERR_NGROK_105"),
-        ({"endpoint_error": "ERR_NGROK_334", "endpoint_text": "is already online"}, "ERR_NGROK_334"),
-    ],
-)
-def test_a_refusal_of_ngrok_is_one_message_and_leaves_the_model_for_the_next_try(
-    built: Kernel, place: Path, fault: dict[str, str], told: str
+REFUSALS = {
+    "ERR_NGROK_105": {"session_error": "ERR_NGROK_105", "session_text": "does not look like a proper authtoken"},
+    "ERR_NGROK_334": {"endpoint_error": "ERR_NGROK_334", "endpoint_text": "is already online"},
+}
+
+
+def test_a_refusal_of_ngrok_and_a_taken_port_are_one_message_and_leave_the_model_for_the_next_try(
+    built: Kernel, place: Path
 ) -> None:
     built.run("model")
-    worker = worker_of(built).pid
-    install_agent(place, **fault)
-    shown = built.fail("run")
-    install_agent(place)
-    assert (told in shown, is_one_clear_message(shown), is_bilingual(shown)) == (True, True, True)
-    assert {process.pid for process in built.processes()} == {built.pid, worker}
-    opened_by(built)
-    assert worker_of(built).pid == worker
-    built.interrupt()
-    assert only_the_kernel(built)
-
-
-def test_a_taken_port_is_told_with_its_holder_and_a_free_one(built: Kernel) -> None:
-    built.run("model")
     port, worker = built.form["FLASK_PORT"], worker_of(built).pid
+    for code, refusal in REFUSALS.items():
+        install_agent(place, **refusal)
+        shown = built.fail("run")
+        assert (code in shown, is_one_clear_message(shown), is_bilingual(shown)) == (True, True, True)
+        assert {process.pid for process in built.processes()} == {built.pid, worker}
+    install_agent(place)
     with socket.create_server(("127.0.0.1", port)):
         shown = built.fail("run")
         free = re.search(r"FLASK_PORT = (\d+) is free", shown)
         assert free, shown
+        assert f"process {os.getpid()}" in shown
+        assert (is_one_clear_message(shown), is_bilingual(shown)) == (True, True)
         built.set_form(FLASK_PORT=int(free[1]))
         built.run(*CELLS[1:-1])
         assert opened_by(built).port > port
-    assert f"process {os.getpid()}" in shown
-    assert (is_one_clear_message(shown), is_bilingual(shown), worker_of(built).pid) == (True, True, worker)
+    assert worker_of(built).pid == worker
+    built.interrupt()
+    assert only_the_kernel(built)
 
 
 def test_a_model_that_does_not_fit_names_the_fields_that_would(stopped: Kernel, tmp_path: Path) -> None:
@@ -342,19 +335,17 @@ def test_only_what_changed_is_loaded_again(stopped: Kernel) -> None:
     stopped.run("model")
     before = worker_of(stopped).pid
     stopped.set_form(MAX_NEW_TOKENS=2, FLASK_PORT=free_port())
+    stopped.run("settings", "model")
+    same = worker_of(stopped).pid
+    stopped.set(MAX_ROWS=3)
     stopped.run("settings", "model", "app")
     opened = opened_by(stopped)
     with post(opened.url, "おはよう", key=opened.key) as answer:
         assert json.load(answer)["usage"]["completion_tokens"] == 2
-    same = worker_of(stopped).pid
+    after = worker_of(stopped).pid
     stopped.interrupt()
     stopped.set_form(MAX_NEW_TOKENS=512)
-    stopped.run("settings", "model")
-    loaded = worker_of(stopped).pid
-    stopped.set(MAX_ROWS=3)
-    stopped.run("settings", "model")
-    after = worker_of(stopped).pid
-    assert (before == same, loaded != after) == (True, True)
+    assert (before == same, same != after) == (True, True)
 
 
 def test_an_app_of_other_settings_is_not_opened(built: Kernel) -> None:
@@ -407,35 +398,6 @@ def test_secrets_stand_nowhere_but_in_the_last_cell_and_the_token_nowhere_at_all
 
 
 # Kernels of their own.
-
-
-def test_what_a_killed_kernel_leaves_is_ended_by_the_next_which_takes_the_model_from_drive(tmp_path: Path) -> None:
-    colab = ColabStandIn(tmp_path / "site", Scenario(secrets=SECRETS))
-    form = {"MODEL_NAME": "owner/cat", "MODEL_DIR": str(tmp_path / "drive/MyDrive/猫 1"), "FLASK_PORT": free_port()}
-    with HubStandIn() as hub:
-        hub.tokens = {HF_TOKEN: True}
-        hub.models["owner/cat"] = ModelOnHub({path.name: path.read_bytes() for path in DEMO.iterdir()}, gated=True)
-        runtime = environment(tmp_path, colab, install_agent(tmp_path)) | {"HF_ENDPOINT": hub.endpoint}
-        with kernel(runtime, mark=str(tmp_path), **form) as killed:
-            killed.run(*CELLS[:-1])
-            opened_by(killed)
-            killed.wait_for("run", "copied .* GB to")
-            left = [worker_of(killed), *killed.processes("ngrok_agent.py")]
-            # A worker that is stuck does not see that its parent is gone.
-            left[0].suspend()
-            killed.kill()
-            assert (len(left), [process for process in left if not process.is_running()]) == (2, [])
-            fetched = len(hub.fetched())
-            shutil.rmtree(tmp_path / "cache" / "colab-llm-chat" / "models")
-            with kernel(runtime, mark=str(tmp_path), **form) as fresh:
-                fresh.run(*CELLS[:-1])
-                opened = opened_by(fresh)
-                with post(opened.url, "おはよう", key=opened.key) as answer:
-                    assert CRY.search(json.load(answer)["response"])
-                assert [process for process in left if process in fresh.processes()] == []
-        everything = json.dumps([killed.shown(), fresh.shown()])
-    assert [secret for secret in (NGROK_TOKEN, HF_TOKEN) if secret in everything] == []
-    assert hub.fetched()[fetched:] == []
 
 
 def test_without_a_checkout_the_first_cell_clones_it(tmp_path: Path) -> None:

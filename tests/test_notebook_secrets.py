@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.hub_standin import HubStandIn, ModelOnHub
 from tests.ngrok_agent import install_agent
 from tests.notebook_kernel import CELLS, Search, kernel
 from tests.test_notebook import (
+    CRY,
     DEMO,
     HF_TOKEN,
     NGROK_TOKEN,
@@ -27,6 +29,8 @@ from tests.test_notebook import (
     free_port,
     only_the_kernel,
     opened_by,
+    post,
+    worker_of,
 )
 
 # What somebody runs who looks for a fault: every logger's every word, and tracebacks with the values of variables.
@@ -80,26 +84,49 @@ def test_no_log_and_no_error_tells_a_secret_to_whoever_asks_for_everything(tmp_p
     assert (NGROK_TOKEN in configuration, NGROK_TOKEN in arguments, private_files(tmp_path)) == (True, False, [])
 
 
-def test_a_hard_kill_leaves_the_token_in_a_private_file_which_the_next_start_removes(tmp_path: Path) -> None:
+def test_what_killed_kernels_leave_is_ended_and_removed_by_the_next_which_takes_the_model_from_drive(
+    tmp_path: Path,
+) -> None:
     colab = ColabStandIn(tmp_path / "site", Scenario(secrets=SECRETS))
-    form = {"MODEL_NAME": "catbot", "USE_GOOGLE_DRIVE_CACHE": False, "FLASK_PORT": free_port()}
-    runtime = environment(tmp_path, colab, install_agent(tmp_path, silent=True))
-    with kernel(runtime, mark=str(tmp_path), **form) as starting:
-        starting.run("install", "settings", "drive", "secrets", "app")
-        starting.start("run")
-        wait_until(lambda: bool(list(tmp_path.glob("cache/*/processes/ngrok-*.json"))))
-        starting.kill()
-        [left] = private_files(tmp_path)
-        install_agent(tmp_path)
-        with kernel(runtime, mark=str(tmp_path), **form) as open_to_all:
-            open_to_all.run(*CELLS[:-1])
-            opened_by(open_to_all).kernel.kill()
-            [second] = private_files(tmp_path)
-            assert (second != left, is_for_its_owner_alone(second)) == (True, True)
-            with kernel(runtime, mark=str(tmp_path), **form) as last:
-                last.run(*CELLS[:-1])
-                opened_by(last).kernel.interrupt()
-                assert (private_files(tmp_path), only_the_kernel(last)) == ([], True)
+    port = free_port()
+    form = {"MODEL_NAME": "owner/cat", "MODEL_DIR": str(tmp_path / "drive/MyDrive/猫 1"), "FLASK_PORT": port}
+    with HubStandIn() as hub:
+        hub.tokens = {HF_TOKEN: True}
+        hub.models["owner/cat"] = model_of_the_demo()
+        agent = install_agent(tmp_path, silent=True)
+        runtime = environment(tmp_path, colab, agent) | {"HF_ENDPOINT": hub.endpoint}
+        local = {"MODEL_NAME": "catbot", "USE_GOOGLE_DRIVE_CACHE": False, "FLASK_PORT": port}
+        with kernel(runtime, mark=str(tmp_path), **local) as starting:
+            starting.run("install", "settings", "drive", "secrets", "app")
+            starting.start("run")
+            wait_until(lambda: bool(list(tmp_path.glob("cache/*/processes/ngrok-*.json"))))
+            starting.kill()
+            [first] = private_files(tmp_path)
+            install_agent(tmp_path)
+            with kernel(runtime, mark=str(tmp_path), **form) as killed:
+                killed.run(*CELLS[:-1])
+                opened_by(killed)
+                [second] = private_files(tmp_path)
+                assert (second != first, is_for_its_owner_alone(second)) == (True, True)
+                killed.wait_for("run", "copied .* GB to")
+                left = [worker_of(killed), *killed.processes("ngrok_agent.py")]
+                # A worker that is stuck does not see that its parent is gone.
+                left[0].suspend()
+                killed.kill()
+                assert (len(left), [process for process in left if not process.is_running()]) == (2, [])
+                fetched = len(hub.fetched())
+                shutil.rmtree(tmp_path / "cache" / "colab-llm-chat" / "models")
+                with kernel(runtime, mark=str(tmp_path), **form) as fresh:
+                    fresh.run(*CELLS[:-1])
+                    opened = opened_by(fresh)
+                    with post(opened.url, "おはよう", key=opened.key) as answer:
+                        assert CRY.search(json.load(answer)["response"])
+                    assert [process for process in left if process in fresh.processes()] == []
+                    fresh.interrupt()
+                    assert (private_files(tmp_path), only_the_kernel(fresh)) == ([], True)
+        everything = json.dumps([starting.shown(), killed.shown(), fresh.shown()])
+    assert [secret for secret in (NGROK_TOKEN, HF_TOKEN) if secret in everything] == []
+    assert hub.fetched()[fetched:] == []
 
 
 # The search itself must be able to fail.

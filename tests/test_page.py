@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from benchmarks.server import served
+from colab_llm_chat.chat import Chat
 from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
 from colab_llm_chat.protocol.messages import Delta, Status
+from colab_llm_chat.settings import Settings
+from colab_llm_chat.web.app import create_app
 from tests.browser import launched
-from tests.chat_services import ScriptedChat, reply_end, wait_until
+from tests.chat_services import Lent, ScriptedChat, reply_end, serving, wait_until
 from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
 
 READY = Status(state="ok", model_id="catbot", progress=1.0)
@@ -32,9 +34,9 @@ def visitors(browser: Browser) -> Iterator[Visitors]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[str]:
-    with served() as server:
-        yield server.url
+def demo(demo_chat: Chat) -> Iterator[str]:
+    with serving(create_app(Settings(), Lent(demo_chat))) as app:
+        yield f"http://127.0.0.1:{app.bound_port}"
 
 
 def test_a_message_sent_by_enter_is_answered_by_the_demo_model(visitors: Visitors, demo: str) -> None:

@@ -17,14 +17,17 @@ from click.testing import CliRunner
 from benchmarks import openai_tables
 from benchmarks.readme import BLOCKS, READMES, ROOT, with_tables
 from benchmarks.server import Served, served
+from colab_llm_chat.chat import Chat
 from colab_llm_chat.cli import cli
 from colab_llm_chat.colab.agent_errors import REASONS
 from colab_llm_chat.protocol import simple
 from colab_llm_chat.protocol.openai_fields import IGNORED, UNSUPPORTED
 from colab_llm_chat.protocol.openapi import ROUTES
 from colab_llm_chat.protocol.reply_models import SimpleChatReply
-from colab_llm_chat.settings import SamplingParams
+from colab_llm_chat.settings import SamplingParams, Settings
 from colab_llm_chat.text.formats import CALL_FORMATS, THINKING
+from colab_llm_chat.web.app import create_app
+from tests.chat_services import Lent, serving
 
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in READMES}
 ENGLISH, JAPANESE = TEXTS["README.md"], TEXTS["README.ja.md"]
@@ -126,10 +129,10 @@ def test_an_example_gets_the_cats_answer(server: Served, language: str, code: st
     assert CRY.search(ran.stdout)
 
 
-def test_the_public_example_gets_the_cats_answer_by_the_access_key() -> None:
+def test_the_public_example_gets_the_cats_answer_by_the_access_key(demo_chat: Chat) -> None:
     [code] = [code for _, code in blocks(ENGLISH) if PUBLIC_URL in code]
-    with served("--access-key", "KEY") as server:
-        command = ["sh", "-c", code.replace(PUBLIC_URL, server.url)]
+    with serving(create_app(Settings(access_key="KEY"), Lent(demo_chat))) as app:
+        command = ["sh", "-c", code.replace(PUBLIC_URL, f"http://127.0.0.1:{app.bound_port}")]
         ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True)
     assert CRY.search(json.loads(ran.stdout)["response"])
 
