@@ -157,8 +157,8 @@ class Worker:
     def _report(self, report: StepReport, *, idle: bool = False) -> None:
         errors = [(sequence_id, error.to_dict()) for sequence_id, error in report.failed]
         tokens = [
-            (one, token_id, told.logprob, told.top) if (told := report.logprobs.get(one)) else (one, token_id)
-            for one, token_id in report.tokens
+            (one, token_id, told.logprob, told.top) if (told := report.logprobs.get(at)) else (one, token_id)
+            for at, (one, token_id) in enumerate(report.tokens)
         ]
         message = {"step": tokens, "cached": report.cached, "ended": report.ended, "errors": errors}
         # When idle in any case: nothing corrects a count that is told last.

@@ -96,7 +96,7 @@ def test_top_p_that_reaches_beyond_the_candidates_is_exact(
     row = Sequence(0, [1], params)
     reached = set()
     for at in range(2000):
-        monkeypatch.setattr(Sequence, "uniform", at / 1999 * (1 - 2**-53))
+        monkeypatch.setattr(Sequence, "uniform", lambda _row, _ahead, number=at / 1999 * (1 - 2**-53): number)
         reached.add(sample(logits, [row])[0].token_id)
     assert reached == kept
 

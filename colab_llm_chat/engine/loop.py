@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 
@@ -91,40 +93,63 @@ class Engine:
             self._fail(first, OutOfMemory("There is no room for this conversation beside the model."), report)
             self.stats.stepped(step, report, began=began)
             return report
-        drawn = self._attempt(step)
+        self._runner.draft(step)
+        drawn, seconds = self._attempt(step), time.perf_counter() - began
         if isinstance(drawn, Exception) and ran_out(drawn) and self._scheduler.shed():
             log.warning("the device ran out of memory: less is kept and read at once")
             return report
         if isinstance(drawn, Exception):
             step, drawn = self._isolate(step, report)
         else:
-            self._scheduler.observe(step, time.perf_counter() - began)
+            self._scheduler.observe(step, seconds)
         # Only now: the runner may have had to read all the same.
         if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
             report.cached.append((chunk.sequence.sequence_id, chunk.start))
-        self._take(step, drawn, report)
+        self._runner.learn(step, self._take(step, drawn, report), seconds)
         self.stats.stepped(step, report, began=began)
         return report
 
-    def _take(self, step: Step, drawn: list[Drawn], report: StepReport) -> None:
-        sampled = step.sampled
+    def _take(self, step: Step, drawn: list[Drawn], report: StepReport) -> dict[Sequence, int]:
+        """Give the sequences of a step what was drawn for them; returns how many drafts of each were right."""
         self._scheduler.advance(step)
-        for row, one in zip(sampled, drawn, strict=True):
-            length = len(row.ids)
-            reason = row.append(one.token_id, context_length=self.context_length) if one.allowed else "stop"
-            if (fault := _fault(row, one)) is not None:
-                self._fail(row, fault, report)
-                continue
-            # An end-of-text id is no part of the reply.
-            if len(row.ids) > length:
-                report.tokens.append((row.sequence_id, one.token_id))
-                if one.logprobs is not None:
-                    report.logprobs[row.sequence_id] = one.logprobs
-            if reason is not None:
-                report.ended.append((row.sequence_id, reason))
-                self._drop(row)
-            elif row.grown_long and not row.long:
-                self._scheduler.pause(row)
+        left, right = iter(drawn), {}
+        for row, count in Counter(step.sampled).items():
+            first, *further = islice(left, count)
+            if not all(one.finite for one in further):
+                # They stand behind the row's own numbers, and would reach them.
+                self._runner.arena.scrub(row.place)
+                self._scheduler.pause(row, keep=False)
+                further = []
+            right[row] = self._follow(row, [first, *further], report)
+        return right
+
+    def _follow(self, row: Sequence, drawn: list[Drawn], report: StepReport) -> int:
+        """Give a row what was drawn after its last id, and after its drafts as far as these are what was drawn."""
+        drafts, right = row.drafts[: len(drawn) - 1], 0
+        while self._give(row, drawn[right], report) and right < len(drafts) and drafts[right] == drawn[right].token_id:
+            right += 1
+            # The draft's keys and values are those of the id.
+            row.computed += 1
+        return right
+
+    def _give(self, row: Sequence, drawn: Drawn, report: StepReport) -> bool:
+        """Append what was drawn; False where the row does not go on from there."""
+        length = len(row.ids)
+        reason = row.append(drawn.token_id, context_length=self.context_length) if drawn.allowed else "stop"
+        if (fault := _fault(row, drawn)) is not None:
+            self._fail(row, fault, report)
+            return False
+        # An end-of-text id is no part of the reply.
+        if len(row.ids) > length:
+            if drawn.logprobs is not None:
+                report.logprobs[len(report.tokens)] = drawn.logprobs
+            report.tokens.append((row.sequence_id, drawn.token_id))
+        if reason is not None:
+            report.ended.append((row.sequence_id, reason))
+            self._drop(row)
+        elif row.grown_long and not row.long:
+            self._scheduler.pause(row)
+        return row.slot is not None
 
     def _attempt(self, step: Step) -> list[Drawn] | Exception:
         """What a step draws, or what went wrong. Raises where the device itself is lost: only a new process helps."""

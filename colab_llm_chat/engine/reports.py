@@ -23,7 +23,7 @@ class Logprobs:
 
 @dataclass(slots=True)
 class StepReport:
-    """What one step brought: new ids, `logprobs` of those that asked, who ended and why, who failed and how.
+    """What one step brought: new ids, `logprobs` by their places among them, who ended and why, who failed and how.
 
     `cached` tells of those whose prompt begins to be read how many of its ids need not be.
     """

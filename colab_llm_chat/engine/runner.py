@@ -5,6 +5,7 @@ Knows no model: `models.runners` has those that run one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -48,8 +49,16 @@ class Runner(Protocol):
     @property
     def arena(self) -> Slots: ...
 
+    def draft(self, step: Step) -> None:
+        """Set the drafts of the step's rows: ids that may follow, which it then computes as well."""
+        ...
+
     def forward(self, step: Step) -> torch.Tensor:
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
+        ...
+
+    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float) -> None:
+        """How many of each sequence's drafts were right, and how long the step took."""
         ...
 
     def recall(self, sequence: Sequence) -> int:

@@ -37,7 +37,10 @@ class Drawn:
 
 @torch.inference_mode()
 def sample(logits: torch.Tensor, rows: list[Sequence]) -> list[Drawn]:
-    """logits [rows, vocab] -> one id a row. One synchronisation with the device in all."""
+    """logits [rows, vocab] -> one id a row. One synchronisation with the device in all.
+
+    A sequence that is several rows gets the ids that follow each other, each drawn as if those before it were right.
+    """
     logits = logits.float()
     finite = torch.isfinite(logits.amax(-1))
     logits = ruled(logits, rows)
@@ -85,7 +88,8 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     vocab = logits.shape[-1]
     probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
     # Drawn on the host, one number a row: nothing that another row does can shift it.
-    uniform = torch.tensor([[row.uniform] for row in rows], device=logits.device, dtype=torch.float64)
+    numbers = [[row.uniform(rows[:i].count(row))] for i, row in enumerate(rows)]
+    uniform = torch.tensor(numbers, device=logits.device, dtype=torch.float64)
     bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
     if not bounded:
         return _pick_unsorted(probabilities, rows, uniform)

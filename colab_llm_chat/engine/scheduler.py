@@ -75,10 +75,10 @@ class Scheduler:
                 if other.background:
                     self.pause(other)
 
-    def pause(self, sequence: Sequence) -> None:
+    def pause(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Take a sequence out of its slot; it is the next of its kind to be read again, if need be, and go on."""
         self.pauses += 1
-        self.remove(sequence)
+        self.remove(sequence, keep=keep)
         self._forget(sequence)
         sequence.rewind()
         self._queue(sequence).appendleft(sequence)
@@ -219,6 +219,8 @@ class Scheduler:
     def observe(self, step: Step, seconds: float) -> None:
         """Note how long a step took, to read prompts in chunks that disturb little."""
         rows, read = len(step.rows).bit_length(), 0 if step.chunk is None else len(step.chunk.ids)
+        if len(step.queries) > len(step.rows) and rows in self._decode_seconds:
+            return
         if not read:
             self._decode_seconds[rows] = _smoothed(self._decode_seconds.get(rows), seconds)
         # The short rest of a prompt tells little of others.

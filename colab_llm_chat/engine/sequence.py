@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
@@ -26,13 +27,14 @@ class Slot:
         return self.start + self.size
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values in `slot`.
 
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
-    the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `long`
-    is true once it is read as a text of more than `switch_length` ids, for which the model has other keys; 0: none is.
+    the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `drafts`
+    are ids that the next step tries after the last one. `long` is true once it is read as a text of more than
+    `switch_length` ids, for which the model has other keys; 0: none is.
     """
 
     sequence_id: int
@@ -49,7 +51,8 @@ class Sequence:
     matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
-    uniform: float = field(init=False)
+    numbers: deque[float] = field(init=False, default_factory=deque)
+    drafts: list[int] = field(init=False, default_factory=list)
     long: bool = field(init=False, default=False)
     known: torch.Tensor | None = field(init=False, default=None)
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
@@ -58,8 +61,6 @@ class Sequence:
     def __post_init__(self) -> None:
         self.prompt_length = len(self.ids)
         self.random = Random(self.sampling.seed)
-        # One number a token, however often its step is computed.
-        self.uniform = self.random.random()
         for end in range(1, len(self.ids) + 1):
             self._remember_ngram(end)
 
@@ -71,13 +72,20 @@ class Sequence:
         if complete and self.matcher is not None and self.matcher.stop_reason() == "EndOfSentence":
             return "stop"
         self.ids.append(token_id)
-        self.uniform = self.random.random()
+        if self.numbers:
+            self.numbers.popleft()
         self._remember_ngram(len(self.ids))
         if complete:
             return "stop"
         if self.generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length:
             return "length"
         return None
+
+    def uniform(self, ahead: int = 0) -> float:
+        """What the token after so many more is drawn with: one number a token, however often its step is computed."""
+        while len(self.numbers) <= ahead:
+            self.numbers.append(self.random.random())
+        return self.numbers[ahead]
 
     @property
     def generated(self) -> int:
@@ -142,18 +150,33 @@ class Chunk:
 
 
 @dataclass(slots=True, frozen=True)
+class Query:
+    """An id of a row at the position `length - 1`, after which logits are asked for."""
+
+    row: Sequence
+    token_id: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
 class Step:
-    """What one forward computes: the next token of `rows`, in the order of their slots, and at most one chunk."""
+    """What one forward computes: the next token of `rows`, by their slots, those after drafts, at most one chunk."""
 
     rows: list[Sequence]
     chunk: Chunk | None = None
 
     @property
+    def queries(self) -> list[Query]:
+        """Of each row the last id and its drafts."""
+        return [
+            Query(row, one, len(row.ids) + i) for row in self.rows for i, one in enumerate([row.ids[-1], *row.drafts])
+        ]
+
+    @property
     def sampled(self) -> list[Sequence]:
-        """The sequences that get a token from this step, in the order of its logits."""
-        if self.chunk is not None and self.chunk.completes_prompt:
-            return [*self.rows, self.chunk.sequence]
-        return self.rows
+        """The sequences that get a token from this step, in the order of its logits: once more for each draft."""
+        rows, chunk = [query.row for query in self.queries], self.chunk
+        return [*rows, chunk.sequence] if chunk is not None and chunk.completes_prompt else rows
 
     def split(self) -> list[Step]:
         """The same work, one sequence a step: to find the one at fault."""

@@ -33,7 +33,7 @@ class LongRotary:
 
     def begin(self, step: Step) -> None:
         """Note which tokens of a step belong to long texts."""
-        flags = [row.long for row in step.rows]
+        flags = [query.row.long for query in step.queries]
         if step.chunk is not None:
             flags += [step.chunk.sequence.long] * len(step.chunk.ids)
         if len(flags) > len(self._flags):

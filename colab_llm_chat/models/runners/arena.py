@@ -137,7 +137,7 @@ class Arena(Cache):
 
         Raises torch.OutOfMemoryError where the device has less than `room`; nothing is lost then.
         """
-        where = [row.place.start + len(row.ids) - 1 for row in step.rows]
+        where = [query.row.place.start + query.length - 1 for query in step.queries]
         self._read = max((row.place.end for row in step.rows), default=0)
         if step.chunk is not None:
             self._read = max(self._read, step.chunk.sequence.place.end)

@@ -21,13 +21,19 @@ from ...engine.sequence import Sequence, Step
 class Group:
     """Neighbours in slots of one size, which are read together: `at` is where they stand among the step's tokens.
 
-    `start` and `size` are of the first one's slot, `lengths` how many positions each has.
+    `start` and `size` are of the first one's slot, `lengths` how many positions each has at the first of its
+    `queries`, all of which follow each other.
     """
 
     at: slice
     start: int
     size: int
     lengths: list[int]
+    queries: int = 1
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths) + self.queries - 1
 
     def view(self, arena: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """[positions, kv_heads, head_dim] -> [rows, kv_heads, last - first, head_dim], without a copy."""
@@ -39,12 +45,16 @@ class Group:
 def groups(rows: list[Sequence]) -> list[Group]:
     """The rows of a step, in the order of their slots, as few groups: no short row reads as far as a long one."""
     found: list[Group] = []
-    for at, row in enumerate(rows):
-        slot, last = row.place, found[-1] if found else None
-        if last and slot.size == last.size and slot.start == last.start + len(last.lengths) * last.size:
-            found[-1] = Group(slice(last.at.start, at + 1), last.start, last.size, [*last.lengths, len(row.ids)])
-        else:
-            found.append(Group(slice(at, at + 1), slot.start, slot.size, [len(row.ids)]))
+    at = 0
+    for row in rows:
+        slot, last, queries = row.place, found[-1] if found else None, 1 + len(row.drafts)
+        lengths, first, start = [len(row.ids)], at, slot.start
+        at += queries
+        like = last and (slot.size, queries) == (last.size, last.queries)
+        if last and like and slot.start == last.start + len(last.lengths) * last.size:
+            found.pop()
+            lengths, first, start = [*last.lengths, *lengths], last.at.start, last.start
+        found.append(Group(slice(first, at), start, slot.size, lengths, queries))
     return found
 
 
@@ -97,27 +107,28 @@ class FlatAttention:
         for number, group in enumerate(self._groups):
             # What none of them sees any more is left out.
             first = max(0, min(group.lengths) - window) if window else 0
-            last = max(group.lengths)
+            last = group.longest
             mask = self._mask(number, group, window, query.device)
-            # [rows, heads, 1, head_dim]
-            asked = query[0, :, group.at].transpose(0, 1).unsqueeze(2)
+            # [rows, heads, queries, head_dim]
+            asked = query[0, :, group.at].unflatten(1, (-1, group.queries)).transpose(0, 1)
             out = heads.attend(asked, group.view(keys, first, last), group.view(values, first, last), mask)
-            outputs.append(out.reshape(1, len(group.lengths), query.shape[1], -1))
+            outputs.append(out.transpose(1, 2).flatten(0, 1)[None])
         if (chunk := self._step.chunk) is not None:
             whole = Group(slice(0), chunk.sequence.place.start, chunk.end, [chunk.end])
             mask = self._chunk_mask(chunk.start, chunk.end, window, query.device)
             k, v = whole.view(keys, 0, chunk.end), whole.view(values, 0, chunk.end)
-            outputs.append(heads.attend(query[:, :, len(self._step.rows) :], k, v, mask).transpose(1, 2))
+            outputs.append(heads.attend(query[:, :, -len(chunk.ids) :], k, v, mask).transpose(1, 2))
         return torch.cat(outputs, 1).contiguous()
 
     def _mask(self, number: int, group: Group, window: int | None, device: torch.device) -> torch.Tensor | None:
-        """[rows, 1, 1, positions]: True where a row may look; None where all rows see all that is read."""
+        """[rows, 1, queries, positions]: True where a query may look; None where all see all that is read."""
         if (number, window) not in self._masks:
             first = max(0, min(group.lengths) - window) if window else 0
-            last = torch.tensor(group.lengths, device=device)[:, None] - 1
-            alike = min(group.lengths) == max(group.lengths)
-            seen = None if alike else visible(last, max(group.lengths), window)[:, None, None, first:]
-            self._masks[number, window] = seen
+            asked = torch.arange(-1, group.queries - 1, device=device)
+            last = (torch.tensor(group.lengths, device=device)[:, None] + asked).flatten()[:, None]
+            alike = min(group.lengths) == group.longest
+            seen = None if alike else visible(last, group.longest, window)[:, first:]
+            self._masks[number, window] = None if seen is None else seen.unflatten(0, (-1, 1, group.queries))
         return self._masks[number, window]
 
     def _chunk_mask(self, start: int, end: int, window: int | None, device: torch.device) -> torch.Tensor | None:

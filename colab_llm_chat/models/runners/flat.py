@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from ...engine.sequence import Sequence, Step
 from .arena import Arena
 from .attention import FlatAttention
+from .drafts import Drafter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,12 +54,15 @@ class FlatRunner:
         # Without it logits of a whole chunk are made: 1,000 positions x 128 k ids are half a gigabyte.
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(self.attention.name)
+        config = model.config.get_text_config()
+        drafter = Drafter(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+        self.draft, self.learn = drafter.draft, drafter.learn
 
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
         device = self._model.device
-        ids = [row.ids[-1] for row in step.rows]
-        positions = [len(row.ids) - 1 for row in step.rows]
+        ids = [query.token_id for query in step.queries]
+        positions = [query.length - 1 for query in step.queries]
         kept = list(range(len(ids)))
         if step.chunk is not None:
             ids += step.chunk.ids

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ...engine.sequence import Sequence, Slot, Step
+from ...engine.sequence import Query, Slot, Step
 from .arena import PAGE
 from .flat import ByRow, FlatRunner
 from .paged import Layout, PagedAttention, page_list
@@ -39,11 +39,11 @@ class Recorded:
     reads: torch.Tensor
     logits: torch.Tensor
 
-    def play(self, rows: list[Sequence], idle: Slot) -> torch.Tensor:
-        """Logits [len(rows), vocab]; what is left of the recorded rows computes the first position of `idle`."""
+    def play(self, queries: list[Query], idle: Slot) -> torch.Tensor:
+        """Logits [len(queries), vocab]; what is left of the recorded rows computes the first position of `idle`."""
         most = len(self.reads) // self.inputs.shape[1] - 1
-        starts = [(row.ids[-1], len(row.ids), row.place.start) for row in rows]
-        starts += [(0, 1, idle.start)] * (self.inputs.shape[1] - len(rows))
+        starts = [(query.token_id, query.length, query.row.place.start) for query in queries]
+        starts += [(0, 1, idle.start)] * (self.inputs.shape[1] - len(queries))
         inputs = [[one for one, _, _ in starts], [length - 1 for _, length, _ in starts]]
         inputs.append([start + length - 1 for _, length, start in starts])
         reads = [length for _, length, _ in starts]
@@ -51,7 +51,7 @@ class Recorded:
         self.inputs.copy_(torch.tensor(inputs), non_blocking=True)
         self.reads.copy_(torch.tensor(reads, dtype=torch.int32), non_blocking=True)
         self.graph.replay()
-        return self.logits[: len(rows)]
+        return self.logits[: len(queries)]
 
 
 class GraphRunner(FlatRunner):
@@ -91,7 +91,8 @@ class GraphRunner(FlatRunner):
             # between one and the next.
             self._recorded.clear()
             self._memory = memory
-        key = power(len(step.rows)), power(max(-(-len(row.ids) // PAGE) for row in step.rows))
+        queries = step.queries
+        key = power(len(queries)), power(max(-(-query.length // PAGE) for query in queries))
         if key not in self._recorded:
             try:
                 self._recorded[key] = self._record(*key, idle)
@@ -103,7 +104,7 @@ class GraphRunner(FlatRunner):
                 return super().forward(step)
         for one in self.rotary:
             one.begin(step)
-        return self._recorded[key].play(step.rows, idle)
+        return self._recorded[key].play(queries, idle)
 
     def _record(self, rows: int, pages: int, idle: Slot) -> Recorded:
         device = self._model.device

@@ -34,7 +34,8 @@ class PagedAttention(FlatAttention):
 
     def begin(self, step: Step, *, device: torch.device) -> None:
         super().begin(step, device=device)
-        asked = [(row.place.start, 1, len(row.ids)) for row in step.rows]
+        drafted = [(row, len(row.drafts)) for row in step.rows]
+        asked = [(row.place.start, 1 + more, len(row.ids) + more) for row, more in drafted]
         if step.chunk is not None:
             asked.append((step.chunk.sequence.place.start, len(step.chunk.ids), step.chunk.end))
         ends = [0]

@@ -111,6 +111,11 @@ class SequentialRunner:
         rows = [*step.rows, *([step.chunk.sequence] if step.chunk else [])]
         return torch.stack([self._spared_logits(row) for row in rows])
 
+    def draft(self, *args: Any) -> None:
+        """None: few of these caches could forget what was wrong."""
+
+    learn = draft
+
     @torch.inference_mode()
     def recall(self, sequence: Sequence) -> int:
         """Let a sequence go on from what is kept of its first ids, all but the last at most; returns how many."""
