@@ -302,6 +302,23 @@ def test_the_arena_keeps_what_it_holds_when_it_grows(monkeypatch: pytest.MonkeyP
     assert arena.keys[0].shape[0] == one.place.size
 
 
+def test_within_its_room_the_arena_grows_without_moving_and_gives_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colab_llm_chat.models.runners.arena.KEPT_BYTES", 0)
+    arena, states = Arena(page=4), torch.ones(1, 2, 3, 5)
+    arena.limit(4, 64, None)
+    row = Sequence(0, [1, 2, 3], greedy(1), slot=arena.take(3, 3))
+    arena.begin(Step([], Chunk(row, 0, row.ids)), device=torch.device("cpu"))
+    arena.update(states, states, 0)
+    where = arena.keys[0].data_ptr()
+    assert arena.grow(row.place, 200, 200)
+    arena.begin(Step([row]), device=torch.device("cpu"))
+    assert (arena.keys[0].data_ptr(), arena.keys[0].shape[0] >= 200) == (where, True)
+    assert stored(arena, row.place, 5) == [1, 1, 1, 0, 0]
+    arena.free(row.place)
+    arena.trim()
+    assert arena.keys[0].shape[0] == 0
+
+
 def test_a_long_row_does_not_make_short_ones_read_as_far() -> None:
     arena = Arena(page=4)
     rows = [Sequence(i, [1] * length, SamplingParams()) for i, length in enumerate([3, 4, 90, 2, 3])]

@@ -6,6 +6,7 @@ in whole pages, of one sequence or prefix. Knows not whose they are.
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -158,7 +159,7 @@ class Arena(Cache):
             raise RuntimeError("update() without begin()")
         if layer_idx not in self.values:
             for store, states in ((self.keys, key_states), (self.values, value_states)):
-                store[layer_idx] = states.new_zeros(self._positions, states.shape[1], states.shape[3])
+                store[layer_idx] = self._zeros(states[0].transpose(0, 1), self._positions)
             self.position_bytes = sum(one[0].nbytes for one in self._all())
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         keys.index_copy_(0, self.where, key_states[0].transpose(0, 1))
@@ -296,8 +297,31 @@ class Arena(Cache):
         kept, self._positions = min(positions, self._positions), min(positions, self._positions)
         for store in (self.keys, self.values):
             for layer, old in store.items():
-                if old.shape[0] != positions:
-                    new = old.new_zeros(positions, *old.shape[1:])
-                    new[:kept] = old[:kept]
-                    store[layer] = new
+                if old.shape[0] < positions and positions * _each(old) <= old.untyped_storage().nbytes():
+                    store[layer] = old.as_strided((positions, *old.shape[1:]), old.stride())
+                elif old.shape[0] != positions:
+                    store[layer] = self._zeros(old, positions)
+                    store[layer][:kept] = old[:kept]
         self._positions = positions
+
+    def _zeros(self, like: torch.Tensor, positions: int) -> torch.Tensor:
+        """[positions, kv_heads, head_dim]. On the CPU there is space for all the room behind it, which takes memory
+        only as it is written: to grow by copying held up all replies.
+        """
+        if like.device.type == "cpu" and not self.fixed and positions <= self.room < sys.maxsize:
+            with suppress(OSError, OverflowError):
+                space = torch.frombuffer(_space(self.room * _each(like)), dtype=like.dtype)
+                return space.view(self.room, *like.shape[1:])[:positions]
+        return like.new_zeros(positions, *like.shape[1:])
+
+
+def _each(arena: torch.Tensor) -> int:
+    """Bytes of one position."""
+    return arena.shape[1:].numel() * arena.itemsize
+
+
+def _space(nbytes: int) -> mmap.mmap:
+    """Private memory that is zero and not there yet. Raises OSError where the system does not promise so much."""
+    if sys.platform == "win32":
+        raise OSError("memory of a file mapping counts at once")
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
