@@ -258,9 +258,13 @@ def kept(*entries: list[int]) -> Prefixes:
 
 
 def test_an_entry_that_someone_goes_on_from_counts_as_used() -> None:
-    prefixes = kept([1, 2, 3], [4])
-    assert prefixes.find(Sequence(9, [1, 2, 9, 9], SamplingParams()), []) == (prefixes.held[0], 2)
+    prefixes = kept([1] * 9, [4])
+    assert prefixes.find(Sequence(9, [*[1] * 8, 9, 9], SamplingParams()), []) == (prefixes.held[0], 8)
     assert prefixes.drop_oldest().start == 1
+
+
+def test_a_few_ids_are_read_sooner_than_found() -> None:
+    assert kept([1] * 9).find(Sequence(9, [*[1] * 6, 9, 9], SamplingParams()), []) == (None, 0)
 
 
 def test_what_a_failed_sequence_may_have_gone_on_from_is_forgotten() -> None:

@@ -1,7 +1,6 @@
 """Prefixes whose keys and values stay in the arena for whoever goes on from them: which there are, and what goes first.
 
-An entry is for its kin only: its owner, so that nobody learns from the time to the first token what someone else
-typed. Knows no tensors.
+An entry is for its kin only: nobody is to learn from the time to a first token what others typed. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -11,6 +10,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from .sequence import Sequence, Slot
+
+# To copy the page that they are in takes longer than to compute them.
+TOO_FEW = 6
 
 
 @dataclass(slots=True, eq=False)
@@ -45,12 +47,10 @@ class Prefixes:
         return needless
 
     def find(self, sequence: Sequence, running: Iterable[Sequence]) -> tuple[Prefix | Sequence | None, int]:
-        """Who shares the most first ids, and how many. At least the last id is left to compute, for something must be
-        drawn from its logits.
-        """
+        """Who shares the most first ids, and how many. The last id is left to compute: its logits are drawn from."""
         ids, kin = sequence.ids[:-1], sequence.kin
         holder: Prefix | Sequence | None = None
-        most = 0
+        most = TOO_FEW
         candidates: list[Prefix | Sequence] = [*self.held, *running]
         for one in candidates:
             known = one.ids[: one.computed] if isinstance(one, Sequence) else one.ids
@@ -58,7 +58,7 @@ class Prefixes:
                 holder, most = one, shared
         if isinstance(holder, Prefix):
             holder.used = next(self._clock)
-        return holder, most
+        return holder, most if holder else 0
 
     def drop_oldest(self) -> Slot:
         oldest = min(self.held, key=lambda entry: entry.used)
