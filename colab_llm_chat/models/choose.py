@@ -126,7 +126,7 @@ def _alone(runner: Runner, prompt: list[int]) -> torch.Tensor:
     runner.forward(Step([], Chunk(row, 0, row.ids)))
     row.ids.append(prompt[-1])
     logits = runner.forward(Step([row]))[0]
-    runner.forget(row)
+    runner.forget(row, keep=False)
     return logits
 
 
