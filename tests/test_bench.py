@@ -70,7 +70,7 @@ def some_results(rate: float = 2.0) -> Results:
     """Of a and d, greedy, under three loads; a is `rate` times as fast."""
     results = Results("cpu", bandwidth=10e9, read_bytes=500_000_000)
     for load in ("1", "4", "16"):
-        results.cell("a", GREEDY, load).rounds.append(one(rate=rate, gap=0.1))
+        results.cell("a", GREEDY, load).rounds.append(one(rate=rate, pace=0.1))
         results.cell("d", GREEDY, load).rounds.append(one(first=4.0))
     return results
 
@@ -186,6 +186,12 @@ def test_figures_count_all_tokens_and_time_the_short_rows() -> None:
     replies = [Reply(texts=[1.0, 1.5, 2.5], tokens=3), Reply(texts=[9.0, 9.1], tokens=2)]
     found = figures(replies, wall=10.0, memory=5.0, short=1)
     assert (found.rate, found.first, found.gap, found.tokens, found.memory) == (0.5, 1.0, 0.75, 2, 5.0)
+
+
+def test_tokens_that_come_at_once_count_for_the_pace() -> None:
+    replies = [Reply(texts=[1.0, 2.0, 2.0, 3.0], tokens=5), Reply(texts=[1.0], tokens=1), Reply()]
+    assert figures(replies, wall=10.0, memory=5.0).pace == 0.5
+    assert math.isnan(figures(replies[1:], wall=10.0, memory=5.0).pace)
 
 
 def test_medians_are_of_the_rounds_and_memory_is_the_most() -> None:

@@ -26,12 +26,19 @@ class Reply:
     def gaps(self) -> list[float]:
         return [later - earlier for earlier, later in zip(self.texts, self.texts[1:], strict=False)]
 
+    @property
+    def pace(self) -> float:
+        """Seconds a token after the first; nan for a reply of one. Several may come at once, and so with no gap."""
+        if self.tokens < 2 or len(self.texts) < 2:
+            return float("nan")
+        return (self.texts[-1] - self.texts[0]) / (self.tokens - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """One load: tokens a second over its wall time, seconds to the first text and between texts, peak memory in MB.
 
-    `tokens` are the new ones of the reply that got the fewest.
+    `pace` is seconds a token of a reply, after its first; `tokens` are the new ones of the reply that got the fewest.
     """
 
     rate: float
@@ -39,6 +46,7 @@ class Figures:
     first_p99: float
     gap: float
     gap_p99: float
+    pace: float
     memory: float
     tokens: float
 
@@ -68,6 +76,7 @@ def figures(replies: Sequence[Reply], *, wall: float, memory: float, short: int 
         first_p99=quantile(firsts, 0.99),
         gap=quantile(gaps, 0.5),
         gap_p99=quantile(gaps, 0.99),
+        pace=quantile([reply.pace for reply in timed if reply.pace > 0], 0.5),
         memory=memory,
         tokens=min(reply.tokens for reply in replies),
     )

@@ -85,9 +85,11 @@ class Results:
         return self.read_bytes / self.bandwidth if self.bandwidth else math.nan
 
     def share(self, peer: str, drawn: str) -> float | None:
-        """How much of the floor's speed one stream reaches between its texts."""
+        """How much of the floor's speed one stream reaches after its first token; more than all of it where one reading
+        of the weights brings several tokens.
+        """
         figures = self.of(peer, drawn, "1")
-        return self.floor / figures.gap if figures and figures.gap > 0 and not math.isnan(self.floor) else None
+        return self.floor / figures.pace if figures and figures.pace > 0 and not math.isnan(self.floor) else None
 
     def to_dict(self) -> dict[str, Any]:
         cells = [
