@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
+from ..models.families import family_for
 from ..models.load import load_tokenizer
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
 from ..protocol.stats import Stats
@@ -114,7 +115,7 @@ class Chat:
             raise error
         if self._tokenizer is None or self._prompts is None or engine.state != "ok":
             return None
-        eos_token_ids = {*engine.facts["eos_token_ids"], self._tokenizer.eos_token_id} - {None}
+        eos_token_ids = {*engine.facts["eos_token_ids"], self._tokenizer.eos_token_id, *self._prompts.end_ids} - {None}
         context_length = engine.facts["context_length"]
         return Ready(self._tokenizer, self._prompts, self.engine, context_length, sorted(eos_token_ids))
 
@@ -145,8 +146,12 @@ class Chat:
 
     def _load_tokenizer(self, folder: str) -> None:
         try:
-            self._tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
-            self._prompts = PromptEncoder(self._tokenizer)
+            tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
+            family = family_for(tokenizer, self.settings.model_id, folder)
+            if family is not None:
+                family.give_to(tokenizer)
+            self._tokenizer, self._prompts = tokenizer, PromptEncoder(tokenizer, family)
+            log.info("%s: conversations go to it as %s.", self.settings.model_id, self._prompts.form)
         except ChatError as error:
             self._tokenizer_error = error
         finally:

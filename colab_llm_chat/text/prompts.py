@@ -1,7 +1,7 @@
 """A request's messages to prompt ids that fit the context window.
 
-A tokenizer with a chat template uses it; without one the conversation becomes a transcript; a raw message goes as it
-is. Knows nothing of models, sampling or HTTP.
+A tokenizer with a chat template uses it, its own or its family's; without one the conversation becomes a transcript;
+a raw message goes as it is. Knows nothing of models, sampling or HTTP.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from . import transcript
 from .constraint import reply_grammar
 from .conversation import tool_schema
 from .dialect import Dialect, offered
+from .markers import FamilyForm, Markers
 from .reply import ReplyParser
 from .template import ChatTemplate, Form, no_tool_messages, no_tools
 from .verbatim import TextEncoder
@@ -57,14 +58,27 @@ def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_
 class PromptEncoder:
     """Prompts for one tokenizer, from as many threads as like."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, family: FamilyForm | None = None) -> None:
+        """`family`: whose chat template it is that the tokenizer has, where it is not its own.
+
+        `end_ids` are the tokens that end a turn in the family's form, which the model's files need not say.
+        """
         self._tokenizer = tokenizer
+        self._family = family
         self._encoder = TextEncoder(tokenizer)
         self._template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
         self._dialect = Dialect(tokenizer, self._template.source if self._template else "")
-        # Some vocabularies turn newlines into spaces; a stop string with one would never come.
-        newlines = "\n" in str(tokenizer.decode(self._encoder.plain("a\nb")))
-        self._transcript_stop = transcript.STOP if newlines else transcript.STOP_WITHOUT_NEWLINES
+        self._markers = Markers(family) if family else None
+        self._stop = self._form_stop()
+        ends = family.ends if family else ()
+        self.end_ids = frozenset(at for at, one in tokenizer.added_tokens_decoder.items() if one.content in ends)
+
+    @property
+    def form(self) -> str:
+        """What conversations are written as, in words."""
+        if self._family is not None:
+            return f"the form of the {self._family.name} family"
+        return "a transcript" if self._template is None else "its own chat template"
 
     def encode(self, request: ChatRequest, *, context_length: int) -> Prompt:
         """Raises ContextLengthExceeded when the prompt leaves no room, InvalidRequest when the template refuses it."""
@@ -77,14 +91,14 @@ class PromptEncoder:
                 param=request.asked_in,
             )
         carries_on = request.raw or (request.continue_final and bool(request.messages[-1].content.strip()))
-        is_transcript = self._template is None and not request.raw
+        own_template = self._template is not None and self._family is None
         return Prompt(
             prompt_ids=tuple(ids),
             text=text,
             max_new_tokens=min(request.sampling.max_new_tokens, room),
-            stop=self._transcript_stop if is_transcript else (),
+            stop=() if request.raw else self._stop,
             dropped_messages=dropped,
-            strip_leading=is_transcript and not carries_on,
+            strip_leading=not own_template and not carries_on,
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
             grammar=reply_grammar(self._dialect, request, text),
         )
@@ -92,6 +106,18 @@ class PromptEncoder:
     def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser:
         """What splits this prompt's reply into answer, reasoning and tool calls."""
         return self._dialect.parser(request, prompt.text, form_stop=prompt.stop)
+
+    def _form_stop(self) -> tuple[str, ...]:
+        if self._markers is not None:
+            return self._markers.stop
+        if self._template is not None:
+            return ()
+        # Some vocabularies turn newlines into spaces; a stop string with one would never come.
+        newlines = "\n" in str(self._tokenizer.decode(self._encoder.plain("a\nb")))
+        return transcript.STOP if newlines else transcript.STOP_WITHOUT_NEWLINES
+
+    def _marked(self, message: Message) -> Message:
+        return self._encoder.mark(self._markers.quoted(message) if self._markers else message)
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
         _refuse_hopeless(request, request.messages[-1:], context_length)
@@ -115,7 +141,7 @@ class PromptEncoder:
 
         def count(at: int) -> int:
             # Marked only now: most of a long history is never kept.
-            kept = [self._encoder.mark(message) for message in (*system, *chain(*turns[first + at :]))]
+            kept = [self._marked(message) for message in (*system, *chain(*turns[first + at :]))]
             tried[at] = self._encoded(kept, form)
             return len(tried[at][1])
 
@@ -145,7 +171,9 @@ class PromptEncoder:
             text = transcript.render(messages, continue_final=form.continue_final, label=form.generation_prompt)
             return self._encoder.unmark(text), self._opened(self._encoder.encode(text))
         text = self._template.render(messages, form)
-        return self._encoder.unmark(text), self._encoder.encode(text) or self._opened([])
+        ids = self._encoder.encode(text)
+        opened = not ids or (self._family is not None and self._family.opened)
+        return self._encoder.unmark(text), self._opened(ids) if opened else ids
 
     def _opened(self, ids: list[int]) -> list[int]:
         """With the ids that the tokenizer puts in front, unless they are there; never empty: a model needs an id."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Unicode noncharacters: no text has them, no template trims them.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-_NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
+NONCHARACTERS = re.compile("[\ufdd0-\ufdef]")
 
 Encode = Callable[[str], list[int]]
 
@@ -113,7 +113,7 @@ class TextEncoder:
 
 
 def _marked(control: re.Pattern[str], text: str) -> str:
-    return control.sub(lambda match: f"{_OPEN}{match[0]}{_CLOSE}", _NONCHARACTERS.sub("", text))
+    return control.sub(lambda match: f"{_OPEN}{match[0]}{_CLOSE}", NONCHARACTERS.sub("", text))
 
 
 def _after_newline(encode: Encode, text: str) -> list[int]:
