@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
@@ -20,6 +23,7 @@ from .bench.command import bench
 
 SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
 ENVIRONMENT = {"hf_token": "HF_TOKEN", "ngrok_token": "NGROK_AUTHTOKEN"}
+DOWNLOAD = ("revision", "hf_token", "model_dir", "trust_remote_code")
 SECRET = frozenset({"hf_token", "ngrok_token", "access_key"})
 
 
@@ -32,9 +36,11 @@ def _flag_type(annotation: Any) -> Any:
     return str if annotation is SecretStr else annotation
 
 
-def settings_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one flag for each field of Settings."""
+def settings_flags(command: Callable[..., Any], *, only: Collection[str] | None = None) -> Callable[..., Any]:
+    """Give a command one flag for each field of Settings, or for some of them."""
     for name, field in reversed(settings_fields().items()):
+        if only is not None and name not in only:
+            continue
         kind = _flag_type(field.annotation)
         shown = "" if field.default in (None, "") or kind is bool else f" [default: {field.default}]"
         command = click.option(
@@ -75,6 +81,23 @@ def serve(**flags: Any) -> None:
     from ..launch import serve as launch_serve
 
     launch_serve(settings)
+
+
+@cli.command()
+@click.argument("model_id", metavar="MODEL")
+@click.option("--to", type=click.Path(path_type=Path), help="An empty or new folder for the files themselves.")
+@partial(settings_flags, only=DOWNLOAD)
+def download(to: Path | None, **flags: Any) -> None:
+    """Fetch a model from the Hub and say where it lies; `serve -m` with that folder needs no network.
+
+    What is there already is not fetched again.
+    """
+    settings = settings_from(flags)
+    from ..models.hub import fetch_model
+
+    files = fetch_model(settings, to=to)
+    click.echo(f"{files.model_id} lies in {files.folder}")
+    click.echo(f"Serve it: colab-llm-chat serve -m {shlex.quote(str(files.folder))}", err=True)
 
 
 cli.add_command(bench)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BrokenModel, HubUnreachable, LoadError, ModelNotFound, UnsupportedModel
+from ..errors import BrokenModel, HubUnreachable, LoadError, ModelNotFound, UnsupportedModel, UsageError
 from ..settings import DEMO_MODEL, Settings
 from .copies import ModelCopies, folder_name
 from .hub_errors import Asked, hub_errors, no_room
@@ -39,8 +39,10 @@ class ModelFiles:
     revision: str | None
 
 
-def fetch_model(settings: Settings, *, on_progress: OnProgress = lambda fraction, detail: None) -> ModelFiles:
-    """A folder with the model's files, downloaded when it must be; any failure is one LoadError.
+def fetch_model(
+    settings: Settings, *, to: Path | None = None, on_progress: OnProgress = lambda fraction, detail: None
+) -> ModelFiles:
+    """A folder with the model's files, `to` if given, downloaded when it must be; any failure is one LoadError.
 
     `on_progress` gets a fraction of 0 to 1 and a line to show, from the downloading threads, one at a time.
     """
@@ -48,10 +50,9 @@ def fetch_model(settings: Settings, *, on_progress: OnProgress = lambda fraction
     folder = DEMO_FOLDER if model_id == DEMO_MODEL else _own_folder(model_id)
     if folder is not None:
         return ModelFiles(folder, model_id, None)
+    place = _place(settings) if to is None else _Place(_own_place(to))
     hf_token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    source = _HubModel(
-        model_id, settings.revision or None, _checked_token(hf_token), _place(settings), settings.trust_remote_code
-    )
+    source = _HubModel(model_id, settings.revision or None, _checked_token(hf_token), place, settings.trust_remote_code)
     with hub_errors(source.asked):
         return source.fetch(on_progress)
 
@@ -72,6 +73,23 @@ def _place(settings: Settings) -> _Place:
         return _Place(kept_in / folder_name(settings.model_id))
     local = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "colab-llm-chat", "models")
     return _Place(local.absolute() / folder_name(settings.model_id), ModelCopies(kept_in, settings.model_id))
+
+
+def _own_place(folder: Path) -> Path:
+    """A folder of the user's for one model: what else lies in it might have the names of the model's files."""
+    folder = folder.expanduser().absolute()
+    try:
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        raise UsageError(
+            f"{str(folder)!r} cannot be used as a folder: {error.strerror}.", hint="Name another folder."
+        ) from error
+    if there and not there & {RECORD, PARTIAL}:
+        raise UsageError(
+            f"The folder {str(folder)!r} holds other files, which a model's could replace.",
+            hint="Name an empty or a new folder.",
+        )
+    return folder
 
 
 def _own_folder(model_id: str) -> Path | None:
