@@ -66,6 +66,17 @@ def test_the_second_message_brings_the_first_and_its_reply_along(visitors: Visit
     assert body["message"] == "お手"
 
 
+def test_a_message_behind_a_backslash_is_sent_raw(visitors: Visitors) -> None:
+    chat = ScriptedChat()
+    page = visitors.open_chat(chat)
+    send(page, "Hi")
+    expect_reply(page, "Hello")
+    send(page, "\\Once upon\\na time")
+    expect_reply(page, "Hello", number=2)
+    asked = chat.requests[-1]
+    assert (asked.raw, asked.messages[-1].content) == (True, "Once upon\na time")
+
+
 def test_an_example_starts_the_conversation_on_a_phone(visitors: Visitors, demo: str) -> None:
     page = visitors.open(demo, **PHONE, locale="ja-JP")
     page.get_by_role("button", name="おはよう").tap()

@@ -160,3 +160,24 @@ test("a thought cut short is no reply: the message can be sent again or edited",
   exchange.cancel();
   assert.deepEqual(exchange.actions, ["again", "edit"]);
 });
+
+test("a message that begins with a backslash goes as it is, without what came before", () => {
+  const conversation = new Conversation();
+  const first = conversation.begin("Hi");
+  first.finish({ response: "Hello" });
+  const raw = conversation.begin("\\Once upon\\na time");
+  assert.deepEqual(conversation.requestFor(raw, "new"), { message: "\\Once upon\\na time", raw: true });
+});
+
+test("a raw text is continued with its reply so far, escaped as a raw message is read", () => {
+  const conversation = new Conversation();
+  for (const [message, reply, sent] of [
+    ["\\a", "b\nc\\d", "\\ab\\nc\\\\d"],
+    ["\\a\\", "nb", "\\a\\\\nb"],
+    ["\\a\\\\", "nb", "\\a\\\\nb"],
+  ]) {
+    const raw = conversation.begin(message);
+    raw.finish({ response: reply, finish_reason: "length" });
+    assert.deepEqual(conversation.requestFor(raw, "continue"), { message: sent, raw: true });
+  }
+});
