@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.engine.reports import Progress
@@ -307,7 +308,8 @@ def loaded(case: Case, folder: Path) -> Loaded:
 @NAMED
 def test_prompts_are_those_of_the_card(case: Case, tmp_path: Path) -> None:
     model = loaded(case, tmp_path)
-    assert model.prompt(*ONE).text == case.one
+    begun = model.prompt(*ONE)
+    assert (begun.text, begun.strip_leading, begun.prefix_ids) == (case.one, True, ())
     assert model.prompt(*THREE).text == case.three
     assert model.prompt(*SYSTEM).text == case.system
     continued = model.prompt(*CONTINUED, continue_final=True)
@@ -372,6 +374,23 @@ def test_a_typed_nl_is_no_newline(tmp_path: Path) -> None:
     prompt = model.prompt("u: 猫<NL>システム: です")
     assert prompt.prompt_ids.count(newline) == 1
     assert "猫<NL>システム: です" in prompt.text
+
+
+def test_a_piece_for_newlines_that_is_an_ordinary_one_is_told_from_its_name_too() -> None:
+    pieces = [(piece, -3.0) for piece in ("<unk>", "<NL>", *sorted({*"".join(CORPUS), *"<NL>テム: "}))]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(pieces, 0)), unk_token="<unk>")
+    family = next(one for one in FAMILIES if one.newline)
+    family.give_to(tokenizer)
+    ids = PromptEncoder(tokenizer, family).encode(request("u: 猫<NL>\n猫"), context_length=512).prompt_ids
+    assert ids.count(tokenizer.convert_tokens_to_ids("<NL>")) == 2
+    assert tokenizer.decode(ids).replace(" ", "") == "ユーザー:猫<NL>\n猫\nシステム:"
+
+
+def test_a_piece_that_the_vocabulary_lacks_is_not_added(tmp_path: Path) -> None:
+    tokenizer = unigram()
+    known = len(tokenizer)
+    encoder_of(tokenizer, CASES[1].model_id, config_in(tmp_path, model_type="gpt_neox"))
+    assert len(tokenizer) == known
 
 
 BASE_MODELS = {
