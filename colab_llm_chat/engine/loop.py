@@ -33,9 +33,7 @@ class Engine:
         kv_bytes: int | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`kv_bytes` is what keys and values may take; None is enough for `max_rows` of the longest conversations.
-        `beat` is called between the forwards of a step that needs several, as a sign of life.
-        """
+        """`kv_bytes` may keys and values take; None: enough for `max_rows` of the longest. `beat`: a sign of life."""
         runner.arena.limit(max_rows, context_length, kv_bytes)
         self._runner = runner
         self._beat = beat
@@ -95,17 +93,22 @@ class Engine:
             return report
         self._runner.draft(step)
         drawn, seconds = self._attempt(step), time.perf_counter() - began
+        if isinstance(drawn, Exception) and any(row.drafts for row in step.rows):
+            # It need not fail without.
+            for row in step.rows:
+                row.drafts = []
+            drawn = self._attempt(step)
         if isinstance(drawn, Exception) and ran_out(drawn) and self._scheduler.shed():
             log.warning("the device ran out of memory: less is kept and read at once")
             return report
-        if isinstance(drawn, Exception):
+        if failed := isinstance(drawn, Exception):
             step, drawn = self._isolate(step, report)
         else:
             self._scheduler.observe(step, seconds)
         # Only now: the runner may have had to read all the same.
         if (chunk := step.chunk) is not None and chunk.sequence.cached and chunk.start == chunk.sequence.cached:
             report.cached.append((chunk.sequence.sequence_id, chunk.start))
-        self._runner.learn(step, self._take(step, drawn, report), seconds)
+        self._runner.learn(step, self._take(step, drawn, report), None if failed else seconds)
         self.stats.stepped(step, report, began=began)
         return report
 
@@ -114,19 +117,19 @@ class Engine:
         self._scheduler.advance(step)
         left, right = iter(drawn), {}
         for row, count in Counter(step.sampled).items():
-            first, *further = islice(left, count)
-            if not all(one.finite for one in further):
-                # They stand behind the row's own numbers, and would reach them.
+            mine = list(islice(left, count))
+            if count > 1 and not all(one.finite for one in mine):
+                # What of it is a draft's own doing shows once the row is read again.
                 self._runner.arena.scrub(row.place)
                 self._scheduler.pause(row, keep=False)
-                further = []
-            right[row] = self._follow(row, [first, *further], report)
+            else:
+                right[row] = self._follow(row, mine, report)
         return right
 
     def _follow(self, row: Sequence, drawn: list[Drawn], report: StepReport) -> int:
         """Give a row what was drawn after its last id, and after its drafts as far as these are what was drawn."""
-        drafts, right = row.drafts[: len(drawn) - 1], 0
-        while self._give(row, drawn[right], report) and right < len(drafts) and drafts[right] == drawn[right].token_id:
+        right, last = 0, len(drawn) - 1
+        while self._give(row, drawn[right], report) and right < last and row.drafts[right] == drawn[right].token_id:
             right += 1
             # The draft's keys and values are those of the id.
             row.computed += 1
@@ -154,8 +157,8 @@ class Engine:
     def _attempt(self, step: Step) -> list[Drawn] | Exception:
         """What a step draws, or what went wrong. Raises where the device itself is lost: only a new process helps."""
         try:
-            logits = self._runner.forward(step)
-            return sample(logits, step.sampled) if step.sampled else []
+            logits, sampled = self._runner.forward(step), step.sampled
+            return sample(logits, sampled) if sampled else []
         except torch.AcceleratorError:
             raise
         except Exception as error:

@@ -57,8 +57,8 @@ class Runner(Protocol):
         """Logits [len(step.sampled), vocab]. Running the same step twice changes nothing."""
         ...
 
-    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float) -> None:
-        """How many of each sequence's drafts were right, and how long the step took."""
+    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float | None) -> None:
+        """How many of each sequence's drafts were right, and how long the step took, unless it failed at first."""
         ...
 
     def recall(self, sequence: Sequence) -> int:

@@ -6,6 +6,7 @@ row draws one number a token from its own generator, so a seeded reply does not 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,10 +38,7 @@ class Drawn:
 
 @torch.inference_mode()
 def sample(logits: torch.Tensor, rows: list[Sequence]) -> list[Drawn]:
-    """logits [rows, vocab] -> one id a row. One synchronisation with the device in all.
-
-    A sequence that is several rows gets the ids that follow each other, each drawn as if those before it were right.
-    """
+    """logits [rows, vocab] -> an id a row, of a sequence's further rows as if those before were right. One sync."""
     logits = logits.float()
     finite = torch.isfinite(logits.amax(-1))
     logits = ruled(logits, rows)
@@ -88,7 +86,7 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     vocab = logits.shape[-1]
     probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
     # Drawn on the host, one number a row: nothing that another row does can shift it.
-    numbers = [[row.uniform(rows[:i].count(row))] for i, row in enumerate(rows)]
+    numbers = [[row.uniform(ahead)] for row, times in Counter(rows).items() for ahead in range(times)]
     uniform = torch.tensor(numbers, device=logits.device, dtype=torch.float64)
     bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
     if not bounded:

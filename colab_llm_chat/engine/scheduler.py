@@ -219,7 +219,7 @@ class Scheduler:
     def observe(self, step: Step, seconds: float) -> None:
         """Note how long a step took, to read prompts in chunks that disturb little."""
         rows, read = len(step.rows).bit_length(), 0 if step.chunk is None else len(step.chunk.ids)
-        if len(step.queries) > len(step.rows) and rows in self._decode_seconds:
+        if any(row.drafts for row in step.rows) and rows in self._decode_seconds:
             return
         if not read:
             self._decode_seconds[rows] = _smoothed(self._decode_seconds.get(rows), seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
@@ -51,7 +50,7 @@ class Sequence:
     matcher: LLMatcher | None = None
     prompt_length: int = field(init=False)
     random: Random = field(init=False)
-    numbers: deque[float] = field(init=False, default_factory=deque)
+    numbers: list[float] = field(init=False, default_factory=list)
     drafts: list[int] = field(init=False, default_factory=list)
     long: bool = field(init=False, default=False)
     known: torch.Tensor | None = field(init=False, default=None)
@@ -72,8 +71,7 @@ class Sequence:
         if complete and self.matcher is not None and self.matcher.stop_reason() == "EndOfSentence":
             return "stop"
         self.ids.append(token_id)
-        if self.numbers:
-            self.numbers.popleft()
+        del self.numbers[:1]
         self._remember_ngram(len(self.ids))
         if complete:
             return "stop"

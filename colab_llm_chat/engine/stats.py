@@ -55,7 +55,8 @@ class EngineStats:
         reused = sum(length for _, length in report.cached)
         for name, more in zip(TOTALS, (read, reused, len(report.tokens), 1, now - began), strict=True):
             self.totals[name] += more
-        for sequence_id, _ in report.tokens:
+        # Tokens of one step come at once.
+        for sequence_id in dict(report.tokens):
             since, wait = self._since[sequence_id]
             wait.add(now - since)
             self._since[sequence_id] = now, self.between_tokens

@@ -301,7 +301,8 @@ class Arena(Cache):
                     store[layer] = old.as_strided((positions, *old.shape[1:]), old.stride())
                 elif old.shape[0] != positions:
                     store[layer] = self._zeros(old, positions)
-                    store[layer][:kept] = old[:kept]
+                    # Beyond is space that was never written, and need not take memory now.
+                    store[layer][: min(kept, self._end)] = old[: min(kept, self._end)]
         self._positions = positions
 
     def _zeros(self, like: torch.Tensor, positions: int) -> torch.Tensor:

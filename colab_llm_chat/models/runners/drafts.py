@@ -8,7 +8,7 @@ al. 2023 with drafts that are certain). Knows no tensors.
 from __future__ import annotations
 
 import math
-from array import array
+import sys
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
@@ -22,33 +22,30 @@ MOST, LARGEST_STEP = 8, 64
 FIRST_RATE, SURE = 0.6, 0.95
 # Drafted is as far as all are right with this probability.
 LEAST_CHANCE = 0.3
-WIDTH = array("i").itemsize
+CHARACTERS = sys.maxunicode + 1
 
 
 class Lookup:
-    """The ids of one text as bytes, for searching those is quick; `rate` is the share of its drafts that were right."""
+    """The ids of one text as characters, which are searched quickly; `rate` is the share of drafts that were right."""
 
     def __init__(self) -> None:
         self.rate = FIRST_RATE
-        self._text = bytearray()
+        self._text = ""
 
     def find(self, ids: list[int], most: int) -> list[int]:
         """What followed the last ids where they stood before, the latest such place; at most so many ids.
 
         `ids` are those of the last call, and more.
         """
-        self._text += array("i", ids[len(self._text) // WIDTH :]).tobytes()
-        key = self._text[-KEY * WIDTH :]
-        at = self._text.rfind(key, 0, -WIDTH)
-        while at > 0 and at % WIDTH:
-            at = self._text.rfind(key, 0, at + len(key) - 1)
-        if at < 0 or most < 1 or len(ids) <= KEY:
+        self._text += "".join(chr(one % CHARACTERS) for one in ids[len(self._text) :])
+        at = self._text.rfind(self._text[-KEY:], 0, -1)
+        if at < 0 or most < 1:
             return []
         reach = min(most, MOST, int(math.log(LEAST_CHANCE) / math.log(self.rate)))
         if reach < 1:
             # Forgotten little by little, so that it is tried again.
             self.rate += 0.02 * (FIRST_RATE - self.rate)
-        first = at // WIDTH + KEY
+        first = at + KEY
         # A text that repeats itself goes on so.
         return [ids[first + i % (len(ids) - first)] for i in range(reach)]
 
@@ -68,8 +65,8 @@ class Drafter:
         """`longest` text that the model has positions for."""
         self._longest = longest
         self._lookups: WeakKeyDictionary[Sequence, Lookup] = WeakKeyDictionary()
-        # Of steps, by the powers of two of their rows and of their tokens.
-        self._seconds: dict[tuple[int, int], float] = {}
+        # Of steps, by the powers of two of their rows and of their drafts; None after the first of a size.
+        self._seconds: dict[tuple[int, int], float | None] = {}
 
     def draft(self, step: Step) -> None:
         """Set the drafts of the step's rows; beside a chunk there are none, for it takes what time there is."""
@@ -82,14 +79,17 @@ class Drafter:
             for row in step.rows:
                 row.drafts = []
 
-    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float) -> None:
+    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float | None) -> None:
         """Note how many of each row's drafts were right, and how long the step took."""
         for row in step.rows:
             if row.drafts:
                 self._lookup(row).learn(len(row.drafts), right.get(row, 0))
-        if step.chunk is None and step.rows:
-            key = _size(step.rows)
-            self._seconds[key] = 0.7 * self._seconds.get(key, seconds) + 0.3 * seconds
+        if step.chunk is not None or not step.rows or seconds is None:
+            return
+        key = _size(step.rows)
+        known = self._seconds.get(key) or seconds
+        # The first of a size is made ready, as by recording it, and a single slow one tells little.
+        self._seconds[key] = 0.7 * known + 0.3 * min(seconds, 2 * known) if key in self._seconds else None
 
     def _lookup(self, row: Sequence) -> Lookup:
         return self._lookups.setdefault(row, Lookup())
@@ -111,7 +111,7 @@ class Drafter:
         expected = sum(self._lookup(row).expected(len(row.drafts)) for row in rows if row.drafts)
         if drafted <= plain * (1 + expected / len(rows)):
             return True
-        # One slow step tells little: it is tried again some time.
+        # It is tried again some time.
         self._seconds[_size(rows)] = 0.99 * drafted + 0.01 * plain
         return False
 
@@ -125,5 +125,5 @@ def _foreseeable(row: Sequence) -> bool:
 
 
 def _size(rows: list[Sequence], *, plain: bool = False) -> tuple[int, int]:
-    tokens = len(rows) + (0 if plain else sum(len(row.drafts) for row in rows))
-    return len(rows).bit_length(), tokens.bit_length()
+    drafts = 0 if plain else sum(len(row.drafts) for row in rows)
+    return len(rows).bit_length(), drafts.bit_length()

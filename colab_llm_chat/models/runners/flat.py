@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,14 +56,19 @@ class FlatRunner:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(self.attention.name)
         config = model.config.get_text_config()
-        drafter = Drafter(getattr(config, "max_position_embeddings", None) or sys.maxsize)
-        self.draft, self.learn = drafter.draft, drafter.learn
+        self._drafter = Drafter(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+
+    def draft(self, step: Step) -> None:
+        self._drafter.draft(step)
+
+    def learn(self, step: Step, right: Mapping[Sequence, int], seconds: float | None) -> None:
+        self._drafter.learn(step, right, seconds)
 
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
         device = self._model.device
-        ids = [query.token_id for query in step.queries]
-        positions = [query.length - 1 for query in step.queries]
+        queries = step.queries
+        ids, positions = [query.token_id for query in queries], [query.length - 1 for query in queries]
         kept = list(range(len(ids)))
         if step.chunk is not None:
             ids += step.chunk.ids
@@ -75,7 +81,8 @@ class FlatRunner:
             one.begin(step)
         # One copy to the device instead of three.
         inputs = torch.tensor([ids, positions, kept + [0] * (len(ids) - len(kept))]).to(device)
-        return self.compute(inputs[:2], inputs[2, : len(kept)])[: len(step.sampled)]
+        logits = self.compute(inputs[:2], inputs[2, : len(kept)])
+        return logits if step.chunk is None or step.chunk.completes_prompt else logits[: len(queries)]
 
     def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         """inputs [2, T], ids and positions -> logits [len(kept), vocab], or of all T."""
