@@ -98,7 +98,9 @@ def test_drafts_change_no_seeded_reply(wrong: bool) -> None:
 
 def test_a_draft_that_is_wrong_is_computed_anew() -> None:
     expected = replies(Counting(LLAMA, drafts=False), greedy(40))
-    assert replies(Counting(LLAMA, wrong=True), greedy(40)) == expected
+    runner = Counting(LLAMA, wrong=True)
+    assert replies(runner, greedy(40)) == expected
+    assert runner.drafted > 0
 
 
 def test_an_end_of_text_among_drafts_ends_the_reply_there() -> None:
@@ -107,6 +109,7 @@ def test_an_end_of_text_among_drafts_ends_the_reply_there() -> None:
     runner = Counting(LLAMA)
     asked = Sequence(0, list(PROMPTS[0]), greedy(60), eos_token_ids=frozenset({last}))
     assert run(Engine(runner, max_rows=3, context_length=CONTEXT), [asked])[0] == ids[: ids.index(last)]
+    assert runner.drafted > 0
 
 
 def test_a_reply_has_as_many_tokens_and_log_probabilities_as_it_may() -> None:
@@ -144,9 +147,12 @@ BAD = 250
 class Guessing(FlatRunner):
     """Drafts one id that the model cannot compute, once in each reply."""
 
+    drafted = 0
+
     def draft(self, step: Step) -> None:
         for row in step.rows:
             row.drafts = [BAD] if step.chunk is None and row.generated == 5 else []
+            self.drafted += len(row.drafts)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -156,7 +162,9 @@ def test_a_draft_whose_numbers_are_not_finite_fails_nobody(value: float) -> None
     with torch.no_grad():
         model.model.embed_tokens.weight[BAD] = value
     assert not any(BAD in ids for ids in expected.values())
-    assert replies(Guessing(model), greedy(20)) == expected
+    runner = Guessing(model)
+    assert replies(runner, greedy(20)) == expected
+    assert runner.drafted > 0
 
 
 class Failing(Counting):
