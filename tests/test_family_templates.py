@@ -1,6 +1,8 @@
 """Chat models that ship no template: the prompts that their cards document, and models that must keep what they have.
 
-Each case names the card, or the maker's own page, that its prompts are written after.
+Each case names the card, or the maker's own page, that documents its form. Some were read by way of copies and
+descriptions only: `at_second_hand` says so, and these are to be compared with the card itself. Where a card shows one
+turn, the others repeat it.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class Case:
     model_type: str
     make: Callable[[], Any]
     card: str
+    at_second_hand: bool = False
     special: tuple[str, ...] = ()
     one: str
     three: str
@@ -103,6 +106,7 @@ CASES = (
         model_type="llama",
         make=byte_fallback,
         card="huggingface.co/elyza/ELYZA-japanese-Llama-2-7b-instruct; turns: llama.com, model cards, Llama 2",
+        at_second_hand=True,
         one="<s>[INST] やあ [/INST]",
         three="<s>[INST] やあ [/INST] どうも </s><s>[INST] 元気？ [/INST]",
         system="<s>[INST] <<SYS>>\n猫です。\n<</SYS>>\n\nやあ [/INST]",
@@ -114,6 +118,7 @@ CASES = (
         model_type="gpt_neox",
         make=rinna,
         card="huggingface.co/rinna/japanese-gpt-neox-3.6b-instruction-ppo, I/O Format",
+        at_second_hand=True,
         one="ユーザー: やあ<NL>システム: ",
         three="ユーザー: やあ<NL>システム: どうも<NL>ユーザー: 元気？<NL>システム: ",
         system="ユーザー: 猫です。<NL><NL>やあ<NL>システム: ",
@@ -147,6 +152,7 @@ CASES = (
         model_type="llama",
         make=byte_fallback,
         card="huggingface.co/rinna/youri-7b-instruction, How to use the model (instruction and input)",
+        at_second_hand=True,
         one=f"{TOLD}### 指示:\nやあ\n\n### 応答:\n",
         three=f"{TOLD}### 指示:\nやあ\n\n### 応答:\nどうも\n\n### 指示:\n元気？\n\n### 応答:\n",
         system=f"{TOLD}### 指示:\n猫です。\n\n### 入力:\nやあ\n\n### 応答:\n",
@@ -182,6 +188,7 @@ CASES = (
         model_type="phi",
         make=byte_level,
         card="huggingface.co/microsoft/phi-2, QA format",
+        at_second_hand=True,
         one="Instruct: やあ\nOutput:",
         three="Instruct: やあ\nOutput: どうも\nInstruct: 元気？\nOutput:",
         system="Instruct: 猫です。\n\nやあ\nOutput:",
@@ -218,6 +225,7 @@ CASES = (
         model_type="gpt_neox",
         make=byte_level,
         card="huggingface.co/databricks/dolly-v2-3b, instruct_pipeline.py",
+        at_second_hand=True,
         special=("### End", "### Instruction:", "### Response:\n"),
         one=f"{BELOW}{APPROPRIATELY}### Instruction:\nやあ\n\n### Response:\n",
         three=f"{BELOW}{APPROPRIATELY}### Instruction:\nやあ\n\n### Response:\nどうも\n\n### End\n\n"
@@ -243,6 +251,7 @@ CASES = (
         model_type="gpt_neox",
         make=byte_level,
         card="huggingface.co/stabilityai/stablelm-tuned-alpha-7b, Usage",
+        at_second_hand=True,
         special=("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>"),
         one=f"{STABLE}<|USER|>やあ<|ASSISTANT|>",
         three=f"{STABLE}<|USER|>やあ<|ASSISTANT|>どうも<|USER|>元気？<|ASSISTANT|>",
