@@ -105,6 +105,12 @@ class Settings(SamplingParams):
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     system: str | None = Field(None, description="System prompt for conversations that bring none.")
+    language_source: str | None = Field(
+        None, description="Language of what translation models get, as a FLORES-200 code such as `eng_Latn`."
+    )
+    language_target: str | None = Field(
+        None, description="Language that translation models write, as a FLORES-200 code such as `jpn_Jpan`."
+    )
     strict_model: bool = Field(
         False, description="Refuse `/v1` requests that name another model, instead of answering them with this one."
     )

@@ -15,6 +15,7 @@ from .stats import Stats
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "deadline", "tool_calls", "cancelled"]
 State = Literal["loading", "ok", "failed"]
+Task = Literal["chat", "translation", "text2text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class ChatRequest:
     `prompt_ids` in its place, when there are any. `json_schema` keeps the reply to JSON of that schema (`{}`: any
     object). `asked_in` is the body's name for what was said, for errors to name. `background` is work that nobody waits
     for: it comes after all that somebody does. With `running_usage` some deltas tell the usage so far: who stops a
-    reply gets no end of it.
+    reply gets no end of it. The languages are FLORES-200 codes, not checked yet: only the model knows which it has.
     """
 
     messages: tuple[Message, ...]
@@ -97,6 +98,8 @@ class ChatRequest:
     asked_in: str = "message"
     background: bool = False
     running_usage: bool = False
+    source_language: str | None = None
+    target_language: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +122,12 @@ class Usage:
 # Apart from Delta, for none of it is known before the last token.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyEnd:
-    """What is known once a reply has ended."""
+    """What is known once a reply has ended. `notes` say, for people, what of the request was ignored and why."""
 
     finish_reason: FinishReason
     usage: Usage
     dropped_messages: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +185,18 @@ class PromptTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """State of the model: `progress` 0..1 and `detail` while loading, `error` (ChatError.to_dict) when failed."""
+    """State of the model: `progress` 0..1 and `detail` while loading, `error` (ChatError.to_dict) when failed.
+
+    `languages` are the FLORES-200 codes that it knows, none for models that take no codes.
+    """
 
     state: State
     model_id: str
     progress: float = 0.0
     detail: str = ""
     error: dict[str, str | None] | None = None
+    task: Task = "chat"
+    languages: tuple[str, ...] = ()
 
 
 class Reply(Protocol):

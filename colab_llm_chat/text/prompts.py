@@ -37,7 +37,8 @@ class Prompt:
     `text` is the rendered prompt; `stop` the strings that its form needs beside the request's; `max_new_tokens` the
     request's, clamped to what the window leaves. `prefix_ids` is the end of a text that the reply carries on, empty
     where it begins a turn; `strip_leading`: white space at the reply's beginning belongs to the form. `grammar`, as
-    llguidance writes them, keeps the reply to JSON or to tool calls.
+    llguidance writes them, keeps the reply to JSON or to tool calls. `source_ids` are an encoder's input; `prompt_ids`
+    are then what its decoder begins with.
     """
 
     prompt_ids: tuple[int, ...]
@@ -48,6 +49,7 @@ class Prompt:
     strip_leading: bool = False
     prefix_ids: tuple[int, ...] = ()
     grammar: str | None = None
+    source_ids: tuple[int, ...] = ()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_length: int) -> Prompt:
