@@ -75,6 +75,20 @@ def test_a_sentencepiece_file_gives_sentencepieces_own_ids(training: dict[str, A
             assert tokenizer.decode(ids) == own.decode(ids)
 
 
+@pytest.mark.parametrize("training", PIECES)
+def test_a_folder_that_asks_for_lower_case_gets_it_and_keeps_its_special_tokens(
+    training: dict[str, Any], tmp_path: Path
+) -> None:
+    own = sentencepiece_folder(tmp_path, **training)
+    options = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path, "tokenizer_config.json", {**options, "do_lower_case": True, "mask_token": "[MASK]"})
+    tokenizer = load_tokenizer(tmp_path)
+    for text in ("The Quick Brown FOX", "ＡＢＣ ÉÀ 猫 Σ", *random_texts(seed=2)):
+        # Letter by letter, as transformers 4 did it: a Σ at a word's end is no ς.
+        assert tokenizer.encode(text, add_special_tokens=False) == own.encode("".join(map(str.lower, text)))
+    assert tokenizer.encode("[MASK]", add_special_tokens=False) == [own.piece_to_id("[MASK]")]
+
+
 def test_special_tokens_of_a_sentencepiece_file_keep_their_ids(tmp_path: Path) -> None:
     sentencepiece_folder(tmp_path)
     tokenizer = load_tokenizer(tmp_path)

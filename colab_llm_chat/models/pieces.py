@@ -18,8 +18,11 @@ UNIGRAM, BPE = 1, 2
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 
 
-def read_pieces(path: Path) -> Tokenizer:
-    """Raises ValueError, or protobuf's DecodeError, for a file that is no SentencePiece model of unigrams or pairs."""
+def read_pieces(path: Path, *, lower_case: bool = False) -> Tokenizer:
+    """With `lower_case` texts are put in lower case before the file's own rules, special tokens in them are not.
+
+    Raises ValueError, or protobuf's DecodeError, for a file that is no SentencePiece model of unigrams or pairs.
+    """
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
@@ -28,7 +31,8 @@ def read_pieces(path: Path) -> Tokenizer:
         raise ValueError(f"{path.name} holds neither unigrams nor byte pairs")
     tokenizer = Tokenizer(_model(proto))
     rules = proto.normalizer_spec
-    tokenizer.normalizer = normalizers.Sequence(_normalizing(rules))
+    first = [normalizers.Lowercase()] if lower_case else []
+    tokenizer.normalizer = normalizers.Sequence([*first, *_normalizing(rules)])
     joined = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*joined, decoders.Strip(" ", 1, 0)] if rules.add_dummy_prefix else joined)
     tokenizer.add_special_tokens(_added(proto, UNKNOWN, CONTROL, special=True))

@@ -85,7 +85,10 @@ def _from_pieces(folder: Path, pieces: Path, options: dict[str, Any]) -> PreTrai
     template = folder / "chat_template.jinja"
     chat_template = template.read_text(encoding="utf-8") if template.is_file() else options.get("chat_template")
     tokenizer: PreTrainedTokenizerBase = TokenizersBackend(
-        tokenizer_object=read_pieces(pieces), chat_template=chat_template, **special
+        # Some were trained on lower case alone and say so; T5's class never heeded it.
+        tokenizer_object=read_pieces(pieces, lower_case=options.get("do_lower_case") is True),
+        chat_template=chat_template,
+        **special,
     )
     return tokenizer
 
