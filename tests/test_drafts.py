@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.sequence import Sequence, Slot, Step
 from colab_llm_chat.errors import ChatError
-from colab_llm_chat.models.runners.drafts import KEY, MOST, Drafter, Lookup
+from colab_llm_chat.models.runners.drafts import KEY, LARGEST_STEP, MOST, Drafter, Lookup
 from colab_llm_chat.models.runners.flat import FlatRunner
 from colab_llm_chat.settings import SamplingParams, TokenRules
 from tests.test_engine import CONTEXT, greedy, run
@@ -219,3 +219,25 @@ def test_drafts_that_are_wrong_or_cost_too_much_are_left_out() -> None:
         slow.learn(Step([other]), {other: len(other.drafts)}, 9.9 if other.drafts else 0.1)
         tried.append(len(other.drafts))
     assert (any(tried), tried[-1]) == (True, 0)
+
+
+def test_many_rows_have_fair_shares_of_a_step() -> None:
+    drafter, rows = Drafter(10**6), [row([7, 8, 9] * 5) for _ in range(20)]
+    for _ in range(2):
+        drafter.learn(Step([row([1]) for _ in rows]), {}, 0.1)
+    for _ in range(9):
+        drafter.draft(Step(rows))
+        drafter.learn(Step(rows), {one: len(one.drafts) for one in rows}, 0.1)
+    shares = [len(one.drafts) for one in rows]
+    assert sum(shares) == LARGEST_STEP - len(rows)
+    assert min(shares) >= 2
+
+
+def test_drafts_that_cost_too_much_are_given_up_for_steps_of_their_size_only() -> None:
+    drafter, one, few = Drafter(10**6), row([7, 8, 9] * 5), Sequence(1, [7, 8, 9] * 5, greedy(3), slot=Slot(0, 256))
+    assert drafts_of(drafter, one)
+    for _ in range(9):
+        drafter.draft(Step([one]))
+        drafter.learn(Step([one]), {one: len(one.drafts)}, 9.9 if len(one.drafts) == MOST else 0.1)
+    assert one.drafts == []
+    assert len(drafts_of(drafter, few)) == 2

@@ -71,8 +71,9 @@ class Drafter:
     def draft(self, step: Step) -> None:
         """Set the drafts of the step's rows; beside a chunk there are none, for it takes what time there is."""
         room = 0 if step.chunk is not None else LARGEST_STEP - len(step.rows)
-        for row in step.rows:
-            most = min(room, self._most(row))
+        for at, row in enumerate(step.rows):
+            # A fair share, for the first draft of a row is right more often than the last one of another.
+            most = min(math.ceil(room / (len(step.rows) - at)), self._most(row))
             row.drafts = self._lookup(row).find(row.ids, most) if most > 0 else []
             room -= len(row.drafts)
         if not self._worth(step.rows):
