@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from colab_llm_chat.chat import Chat
 from colab_llm_chat.errors import ModelLoading
 from colab_llm_chat.protocol.messages import ChatRequest, Message, PromptTokens
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
-from tests.chat_services import ScriptedChat
+from tests.chat_services import Lent, ScriptedChat
 
 USER = {"role": "user", "content": "hi"}
 
@@ -44,6 +45,7 @@ def test_the_reply_has_the_tokens_their_count_and_the_window(address: str) -> No
         "tokens": [0, 1, 2],
         "token_strs": ["0", "1", "2"],
         "prompt": "abc",
+        "dropped_messages": 0,
     }
 
 
@@ -71,6 +73,24 @@ def test_messages_are_read_as_a_chat_completion_reads_them() -> None:
     assert request.tool_use is not None
 
 
+@pytest.mark.parametrize("form", [{"prompt": "hi"}, {"messages": [USER]}])
+def test_the_prompt_is_told_whole_unless_it_is_to_fit_as_a_replys_would(form: dict[str, Any]) -> None:
+    assert asked(**form).truncation == "disabled"
+    assert asked(**form, truncation="auto").truncation == "auto"
+
+
+def test_the_demo_models_prompt_fits_when_asked_to_and_tells_what_it_left_out(demo_chat: Chat) -> None:
+    client = create_app(Settings(), Lent(demo_chat)).test_client()
+    window = client.post("/tokenize", json={"prompt": "a"}).get_json()["max_model_len"]
+    turn = [{"role": "user", "content": "おはよう" * 40}, {"role": "assistant", "content": "ニャー" * 40}]
+    body = {"messages": [*turn * (window // 100), USER]}
+    whole = client.post("/tokenize", json=body).get_json()
+    fitted = client.post("/tokenize", json={**body, "truncation": "auto"}).get_json()
+    assert whole["count"] > window > fitted["count"]
+    assert whole["dropped_messages"] == 0 < fitted["dropped_messages"] < len(body["messages"])
+    assert whole["prompt"].endswith(fitted["prompt"][-100:])
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -82,6 +102,7 @@ def test_messages_are_read_as_a_chat_completion_reads_them() -> None:
         ({"messages": [{"role": "cat", "content": "a"}]}, "messages.0.role"),
         ({"messages": [USER], "top_p": 7}, "top_p"),
         ({"prompt": "a" * 100_001}, "prompt"),
+        ({"prompt": "a", "truncation": "left"}, "truncation"),
         ({"prompt": "a", "add_special_tokens": False}, "add_special_tokens"),
     ],
 )

@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
@@ -81,17 +80,21 @@ class Chat:
         return reply
 
     def tokenize(self, request: ChatRequest) -> PromptTokens:
-        """The request's prompt, whole, however long. Raises ModelLoading while there is no tokenizer."""
+        """The request's prompt: whole, however long, unless its truncation is "auto". Raises ModelLoading while there
+        is no tokenizer.
+        """
         ready = self.ready()
         if ready is None:
             raise ModelLoading("The model is still loading.", retry_after=10)
-        prompt = ready.prompts.encode(replace(request, truncation="disabled"), context_length=NO_LIMIT)
+        limit = ready.context_length if request.truncation == "auto" else NO_LIMIT
+        prompt = ready.prompts.encode(request, context_length=limit)
         return PromptTokens(
             prompt_ids=prompt.prompt_ids,
             # An id beyond the vocabulary has no piece.
             pieces=tuple(str(ready.tokenizer.convert_ids_to_tokens(one) or "") for one in prompt.prompt_ids),
             text=prompt.text,
             context_length=ready.context_length,
+            dropped_messages=prompt.dropped_messages,
         )
 
     def status(self) -> Status:

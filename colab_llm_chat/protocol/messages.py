@@ -181,6 +181,7 @@ class PromptTokens:
     pieces: tuple[str, ...]
     text: str
     context_length: int
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +229,9 @@ class ChatService(Protocol):
         ...
 
     def tokenize(self, request: ChatRequest) -> PromptTokens:
-        """The request's prompt, whole, however long. Raises ChatError like `stream`, and ModelLoading."""
+        """The request's prompt: whole, however long, unless its truncation is "auto". Raises like `stream`, and
+        ModelLoading.
+        """
         ...
 
     def status(self) -> Status: ...

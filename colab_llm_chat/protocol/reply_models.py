@@ -198,6 +198,7 @@ class TokenizeReply(BaseModel):
     tokens: list[int]
     token_strs: list[str] | None = None
     prompt: str
+    dropped_messages: int
 
 
 class Document(BaseModel):

@@ -6,7 +6,7 @@ Knows no tokenizer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +38,9 @@ class TokenizeBody(BaseModel):
     chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="`auto` tells the prompt that fits the window, as a reply's would; else it is told whole."
+    )
     add_special_tokens: bool | None = Field(None, description="Only as it is done: for a prompt, not for messages.")
     return_token_strs: bool | None = None
 
@@ -57,6 +60,7 @@ class TokenizeRequest:
             "tokens": list(found.prompt_ids),
             **pieces,
             "prompt": found.text,
+            "dropped_messages": found.dropped_messages,
         }
 
 
@@ -70,7 +74,13 @@ def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
     else:
         text = str(getattr(parsed, form))
         refuse_long({form: text}, settings.max_message_characters)
-        chat = ChatRequest(messages=(Message("user", text),), sampling=settings.sampling, raw=True, asked_in=form)
+        chat = ChatRequest(
+            messages=(Message("user", text),),
+            sampling=settings.sampling,
+            raw=True,
+            truncation=parsed.truncation or "disabled",
+            asked_in=form,
+        )
     return TokenizeRequest(chat=chat, has_pieces=bool(parsed.return_token_strs))
 
 
