@@ -121,6 +121,7 @@ class Worker:
             rules=TokenRules.model_validate_json(message["rules"]),
             background=message["background"],
             owner=message["owner"],
+            source_ids=message["source_ids"],
         )
         if sequence.rules.grammar is None:
             self._admit(sequence)

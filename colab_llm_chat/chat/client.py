@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -125,8 +125,11 @@ class EngineClient:
         rules: TokenRules = TokenRules(),  # noqa: B008 - frozen
         background: bool = False,
         owner: str = "",
+        source_ids: Sequence[int] = (),
     ) -> Generation:
         """Start a generation; one in the background runs while no other does. It reuses only what its owner typed.
+
+        Of an encoder-decoder model `source_ids` are what it reads, `prompt_ids` what its reply begins with.
 
         Raises EngineFailed while there is no engine to take it, InvalidRequest for a bias on an id that it lacks.
         """
@@ -151,6 +154,7 @@ class EngineClient:
                     "rules": rules.model_dump_json(),
                     "background": background,
                     "owner": owner,
+                    "source_ids": list(source_ids),
                 }
             )
         return generation

@@ -64,9 +64,9 @@ class Engine:
 
         Raises GenerationFailed for ids that the model has no embedding for: on a GPU they would take all rows along.
         """
-        if max(sequence.ids) >= self._runner.vocab_size:
+        if (largest := max([*sequence.ids, *sequence.source_ids])) >= self._runner.vocab_size:
             raise GenerationFailed(
-                f"The tokenizer made id {max(sequence.ids)}, but the model knows {self._runner.vocab_size} ids.",
+                f"The tokenizer made id {largest}, but the model knows {self._runner.vocab_size} ids.",
                 hint="Tokenizer and model do not belong together; start the server with another model.",
             )
         sequence.switch_length = self._runner.switch_length

@@ -45,9 +45,8 @@ def sample(logits: torch.Tensor, rows: list[Sequence]) -> list[Drawn]:
     token_ids = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= COLDEST]
     if drawn:
-        some = [rows[i] for i in drawn]
         whole = len(drawn) == len(rows)
-        picked = _draw(logits if whole else logits[drawn], some)
+        picked = _draw(logits if whole else logits[drawn], [rows[i] for i in drawn])
         token_ids = picked if whole else token_ids.index_copy(0, torch.tensor(drawn, device=logits.device), picked)
     allowed = logits.gather(1, token_ids[:, None]).squeeze(1) > -torch.inf
     asked = [i for i, row in enumerate(rows) if row.rules.top_logprobs is not None]

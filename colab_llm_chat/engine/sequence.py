@@ -29,6 +29,7 @@ class Slot:
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """One generation. `ids` is the prompt and what followed; `computed` of them have keys and values in `slot`.
+    `source_ids` are what an encoder reads; `ids` are then the decoder's.
 
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
     the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `drafts`
@@ -43,6 +44,7 @@ class Sequence:
     rules: TokenRules = TokenRules()  # noqa: RUF009 - frozen
     background: bool = False
     owner: str = ""
+    source_ids: list[int] = field(default_factory=list)
     computed: int = 0
     slot: Slot | None = None
     cached: int | None = None
@@ -75,9 +77,8 @@ class Sequence:
         self._remember_ngram(len(self.ids))
         if complete:
             return "stop"
-        if self.generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length:
-            return "length"
-        return None
+        full = self.generated >= self.sampling.max_new_tokens or len(self.ids) >= context_length
+        return "length" if full else None
 
     def uniform(self, ahead: int = 0) -> float:
         """What the token after so many more is drawn with: one number a token, however often its step is computed."""
