@@ -23,6 +23,7 @@ from colab_llm_chat.settings import DEMO_MODEL, Settings
 from tests.hub_standin import HubStandIn, ModelOnHub
 
 WEIGHTS = bytes(range(256)) * 4000
+OTHER_CONFIG = b'{"model_type": "gpt2"}'
 SMALL = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b"{}",
@@ -87,7 +88,7 @@ def test_a_folder_with_a_configuration_is_used_as_it_is(
 ) -> None:
     folder = tmp_path / "my" / "model"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = {"absolute": str(folder), "relative": "my/model", "dotted": "./my/model", "home": "~/my/model"}
@@ -103,6 +104,7 @@ def test_a_path_that_is_not_there_is_a_missing_folder_not_a_hub_error(path: str)
 
 
 def test_a_folder_without_configuration_is_a_broken_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
     error = failure(str(tmp_path))
     assert isinstance(error, BrokenModel)
     assert "config.json" in error.message
@@ -298,10 +300,10 @@ def test_a_new_commit_cut_short_is_not_completed_with_files_of_the_old_one(
     hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": WEIGHTS[::-1]})
     hub.cuts["model.safetensors"] = 1000
     assert isinstance(failure("me/small", model_dir=kept_in), HubUnreachable)
-    hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": WEIGHTS[::-1], "config.json": b"{}"})
+    hub.models["me/small"] = ModelOnHub({**SMALL, "model.safetensors": WEIGHTS[::-1], "config.json": OTHER_CONFIG})
     hub.cuts = {}
     folder = fetched("me/small", model_dir=kept_in).folder
-    assert (folder / "config.json").read_bytes() == b"{}"
+    assert (folder / "config.json").read_bytes() == OTHER_CONFIG
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
 
 
@@ -437,7 +439,7 @@ def test_a_repository_of_other_formats_is_unsupported(hub: HubStandIn) -> None:
     error = failure("me/gguf")
     assert isinstance(error, UnsupportedModel)
     assert "model.Q4.gguf" in error.message
-    assert "safetensors" in error.message
+    assert "safetensors" in error.hint
 
 
 # The disk

@@ -9,24 +9,37 @@ import glob
 import logging
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import BrokenModel, HubUnreachable, LoadError, ModelNotFound, UnsupportedModel, UsageError
 from ..settings import DEMO_MODEL, Settings
 from .copies import ModelCopies, folder_name
 from .hub_errors import Asked, hub_errors, no_room
-from .hub_files import choose_files, missing_files
+from .hub_files import (
+    ADAPTER,
+    WHICH_FOLDER,
+    base_of,
+    choose_files,
+    missing_files,
+    no_weights,
+    no_weights_in,
+    weights_among,
+)
+from .hub_progress import DownloadProgress, OnProgress
+from .kinds import check_kind, check_type
 from .record import PARTIAL, RECORD, ListedFile, ModelRecord
+from .tokenizer import check_tokenizer
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 log = logging.getLogger("colab_llm_chat")
 
-OnProgress = Callable[[float, str], None]
-
+# From here on the download takes longer than to import transformers, which tells more of a model.
+LARGE = 500_000_000
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
@@ -49,6 +62,7 @@ def fetch_model(
     model_id = settings.model_id
     folder = DEMO_FOLDER if model_id == DEMO_MODEL else _own_folder(model_id)
     if folder is not None:
+        check_kind(folder, name=folder.name)
         return ModelFiles(folder, model_id, None)
     place = _place(settings) if to is None else _Place(_own_place(to))
     hf_token = settings.hf_token.get_secret_value() if settings.hf_token else None
@@ -96,12 +110,12 @@ def _own_folder(model_id: str) -> Path | None:
     """The folder that `model_id` names; None when it can only be a Hub id."""
     path = os.path.expanduser(model_id)
     if os.path.isdir(path):
-        if not os.path.isfile(os.path.join(path, "config.json")):
-            raise BrokenModel(
-                f"The folder {path!r} holds no config.json, so it is not a model.",
-                hint="Give the folder that holds config.json, the weights and the tokenizer.",
-            )
-        return Path(path).absolute()
+        folder = Path(path).absolute()
+        if not (folder / "config.json").is_file():
+            if weights_among(os.listdir(folder)):
+                raise BrokenModel(f"The folder {path!r} holds no config.json, so it is not a model.", hint=WHICH_FOLDER)
+            raise no_weights_in(folder, path)
+        return folder
     if model_id.startswith(("http://", "https://")):
         raise ModelNotFound(f"{model_id!r} is an address, not a model.", hint="Give its last two parts: OWNER/NAME.")
     if os.path.isfile(path):
@@ -169,8 +183,22 @@ class _HubModel:
         api = HfApi(token=self.hf_token)
         info = api.model_info(self.model_id, revision=self.revision, files_metadata=True, timeout=20)
         listed = {file.rfilename: ListedFile(file.size or 0, file.blob_id or "") for file in info.siblings or ()}
+        if not weights_among(listed):
+            raise no_weights(listed, self.model_id, base=self._base(listed, info.card_data))
         names = choose_files(listed, model_id=self.model_id, trust_remote_code=self.trust_remote_code)
         return ModelRecord(self.revision, info.sha or "", {name: listed[name] for name in names})
+
+    def _base(self, names: Collection[str], card: ModelCardData | None) -> str:
+        """The model that this one was made from, by its adapter's config or by its card."""
+        from huggingface_hub import hf_hub_download
+
+        if ADAPTER in names:
+            path = hf_hub_download(self.model_id, ADAPTER, revision=self.revision, token=self.hf_token)
+            base = base_of(Path(path).read_bytes())
+            if base:
+                return base
+        told = getattr(card, "base_model", None) or ""
+        return told if isinstance(told, str) else str(told[0])
 
     def _download(self, plan: ModelRecord, on_progress: OnProgress) -> Path:
         if self.target:
@@ -180,7 +208,9 @@ class _HubModel:
         if missing:
             self._check_room(plan.size_of(missing))
             self._remove(plan, missing)
-            self._get(plan, missing, _Progress(self.model_id, plan, missing, on_progress))
+            progress = DownloadProgress(self.model_id, plan, missing, on_progress)
+            self._get_small(plan, missing, progress)
+            self._get(plan, self._missing(plan), progress)
             missing = self._missing(plan)
         if missing:
             raise HubUnreachable(f"The download of {self.model_id} ended without {', '.join(missing[:3])}.")
@@ -189,15 +219,28 @@ class _HubModel:
             os.replace(self.target / PARTIAL, self.target / RECORD)
         return self._path(plan, "config.json").parent
 
-    def _get(self, plan: ModelRecord, missing: list[str], progress: _Progress) -> None:
-        if self.place.copies and self.target:
-            self.place.copies.take(plan, missing, self.target, on_bytes=progress.add)
-            missing = self._missing(plan)
-        if missing:
-            # The client would read a copied file whole, to compare it with the Hub's.
-            self._snapshot(plan, missing if self.place.copies else list(plan.files), progress)
+    def _get_small(self, plan: ModelRecord, missing: list[str], progress: DownloadProgress) -> None:
+        """All but the weights, and a look at them: what cannot be used is not worth its weights."""
+        weights = weights_among(plan.files)
+        small = [name for name in missing if name not in weights]
+        if small:
+            self._get(plan, small, progress)
+        if self._missing(plan) != [name for name in missing if name in weights]:
+            return
+        folder = self._path(plan, "config.json").parent
+        config = check_kind(folder, name=self.model_id)
+        check_tokenizer(folder, trust_remote_code=self.trust_remote_code, name=self.model_id)
+        if plan.size_of(missing) >= LARGE:
+            check_type(config, name=self.model_id, trust_remote_code=self.trust_remote_code)
 
-    def _snapshot(self, plan: ModelRecord, names: list[str], progress: _Progress) -> None:
+    def _get(self, plan: ModelRecord, names: list[str], progress: DownloadProgress) -> None:
+        if self.place.copies and self.target:
+            self.place.copies.take(plan, names, self.target, on_bytes=progress.add)
+            names = [name for name in self._missing(plan) if name in names]
+        if names:
+            self._snapshot(plan, names, progress)
+
+    def _snapshot(self, plan: ModelRecord, names: list[str], progress: DownloadProgress) -> None:
         from huggingface_hub import snapshot_download
 
         snapshot_download(
@@ -274,47 +317,3 @@ class _HubModel:
         except (LocalEntryNotFoundError, UnsupportedModel):
             return None
         return None if missing_files(folder, chosen) else ModelFiles(folder, self.model_id, folder.name)
-
-
-class _Progress:
-    """Counts bytes from all downloading threads into one fraction; the client's bars stay as they are."""
-
-    def __init__(self, model_id: str, plan: ModelRecord, missing: list[str], on_progress: OnProgress) -> None:
-        self._model_id = model_id
-        self._total = sum(listed.size for listed in plan.files.values())
-        self._done = float(self._total - sum(plan.files[name].size for name in missing))
-        self._on_progress = on_progress
-        self._told_at = 0.0
-        self._lock = threading.Lock()
-
-    def add(self, count: float) -> None:
-        with self._lock:
-            self._done += count
-            now = time.monotonic()
-            if now - self._told_at < 0.2:
-                return
-            self._told_at = now
-            done = min(max(self._done, 0.0), self._total)
-            unit, divisor = ("GB", 1e9) if self._total >= 1e9 else ("MB", 1e6)
-            detail = f"{self._model_id}, {done / divisor:.1f} of {self._total / divisor:.1f} {unit}"
-            self._on_progress(done / self._total if self._total else 0.0, detail)
-
-    def bar_class(self) -> type[Any]:
-        """The client's own progress bar, which also tells us the bytes written."""
-        from huggingface_hub.utils.tqdm import tqdm
-
-        progress = self
-
-        class CountingBar(tqdm):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                # Of the client's three bars, the one of bytes on the disk.
-                self._is_counted = kwargs.get("name") == "huggingface_hub.snapshot_download"
-                super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # the client does not say
-
-            def update(self, n: float | None = 1) -> bool | None:
-                if self._is_counted:
-                    progress.add(n or 0)
-                shown: bool | None = super().update(n)
-                return shown
-
-        return CountingBar

@@ -30,13 +30,18 @@ def loading_error(error: Exception, name: str) -> ChatError:
             hint="Use a model with safetensors weights.",
         )
     if "trust_remote_code" in text:
-        return UnsupportedModel(
-            f"{name} comes with Python code of its own, which is not run unasked.",
-            hint="Read that code; if you trust it, start again with --trust-remote-code.",
-        )
+        return own_code(name)
     if "ignore_mismatched_sizes" in text or "size mismatch" in text:
         return BrokenModel(f"The weights of {name} do not have the shapes that its config.json asks for.")
     return _unsupported(error, name) or BrokenModel(f"The files of {name} cannot be loaded: {first_line(error)}")
+
+
+def own_code(name: str) -> UnsupportedModel:
+    """`name`, a model or its tokenizer, needs code that lies beside it."""
+    return UnsupportedModel(
+        f"{name} comes with Python code of its own, which is not run unasked.",
+        hint="Read that code; if you trust it, start again with --trust-remote-code.",
+    )
 
 
 def _unsupported(error: Exception, name: str) -> ChatError | None:

@@ -11,8 +11,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BrokenModel, LoadError, TokenizerMissing, UnsupportedModel
-from .load_errors import first_line, shown
+from ..errors import BrokenModel, LoadError, TokenizerMissing
+from .load_errors import first_line, own_code, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,8 @@ CONFIG = "tokenizer_config.json"
 SERIALIZED = "tokenizer.json"
 VOCABULARIES = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json", "*.bpe", "*.vocab")
 FEWEST_WORDS = 8
+# It knows all bytes without a file.
+WITHOUT_VOCABULARY = "ByT5Tokenizer"
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -31,7 +33,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
     Raises TokenizerMissing, BrokenModel for files that cannot be read, UnsupportedModel where it needs its own code.
     """
     folder = Path(folder)
-    options = _read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    options = check_tokenizer(folder, trust_remote_code=trust_remote_code)
     try:
         tokenizer = _load(folder, options, trust_remote_code)
     except LoadError:
@@ -47,20 +49,34 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
     return tokenizer
 
 
+def check_tokenizer(folder: Path, *, trust_remote_code: bool, name: str = "") -> dict[str, Any]:
+    """What tokenizer_config.json says, after a look whether there are files to load; `name` is the model's for people.
+
+    Raises TokenizerMissing, UnsupportedModel where it needs its own code, BrokenModel for a config that is no JSON.
+    """
+    name = name or shown(folder)
+    options = _read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    has_code = _has_code(options)
+    if (has_code and trust_remote_code) or (folder / SERIALIZED).is_file():
+        return options
+    if has_code:
+        raise own_code(f"The tokenizer of {name}")
+    there = any(path for pattern in VOCABULARIES for path in folder.glob(pattern))
+    if not there and options.get("tokenizer_class") != WITHOUT_VOCABULARY:
+        raise TokenizerMissing(f"{name} holds no tokenizer: neither {SERIALIZED} nor a vocabulary.")
+    return options
+
+
+def _has_code(options: dict[str, Any]) -> bool:
+    return "AutoTokenizer" in (options.get("auto_map") or {})
+
+
 def _load(folder: Path, options: dict[str, Any], trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    own_code = "AutoTokenizer" in (options.get("auto_map") or {})
-    if own_code and trust_remote_code:
+    if _has_code(options) and trust_remote_code:
         return _by_named_class(folder, trust_remote_code)
     if (folder / SERIALIZED).is_file():
         _read_object(folder / SERIALIZED)
         return _serialized(folder)
-    if own_code:
-        raise UnsupportedModel(
-            f"The tokenizer of {shown(folder)} comes with Python code of its own, which is not run unasked.",
-            hint="Read that code; if you trust it, start again with --trust-remote-code.",
-        )
-    if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
-        raise TokenizerMissing(f"{shown(folder)} holds no tokenizer: neither {SERIALIZED} nor a vocabulary.")
     pieces = sorted(folder.glob("*.model"))
     if pieces and options.get("tokenizer_class") == "T5Tokenizer":
         return _from_pieces(folder, pieces[0], options)

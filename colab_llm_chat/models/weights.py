@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BrokenModel
+from .hub_files import no_weights_in
 from .load_errors import shown
 
 # Single file, then index of shards: the order in which transformers looks.
@@ -21,7 +22,6 @@ CHECKPOINTS = (
 )
 # As the format sets it.
 LONGEST_HEADER = 100_000_000
-LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +52,7 @@ def _files(folder: Path) -> list[Path]:
             return [folder / single]
         if (folder / index).is_file():
             return _shards(folder / index)
-    first = ", ".join(single for single, _ in CHECKPOINTS)
-    raise BrokenModel(f"{shown(folder)} holds no weights: none of {first} or their indices.")
+    raise no_weights_in(folder, shown(folder))
 
 
 def _shards(index: Path) -> list[Path]:
@@ -67,12 +66,10 @@ def _shards(index: Path) -> list[Path]:
 def _parameters(path: Path) -> int:
     """Numbers in a safetensors file: 8 bytes of header length, the header as JSON, then the tensors."""
     size = path.stat().st_size
+    if size == 0:
+        raise BrokenModel(f"{path} is empty (0 bytes).")
     with path.open("rb") as file:
-        start = file.read(8)
-        if LFS_POINTER.startswith(start) and start:
-            hint = "Run `git lfs pull` in the folder, or give the model's id on the Hub."
-            raise BrokenModel(f"{path} is a Git LFS pointer, not the file itself.", hint=hint)
-        length = int.from_bytes(start, "little")
+        length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if 8 + length <= size and length <= LONGEST_HEADER else b""
     try:
         tensors: list[dict[str, Any]] = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
