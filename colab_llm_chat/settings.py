@@ -153,8 +153,8 @@ class Settings(SamplingParams):
 
     @property
     def sampling(self) -> SamplingParams:
-        """The defaults of one reply."""
-        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+        """The defaults of one reply. What nobody set is not set there either: translations are drawn otherwise then."""
+        return SamplingParams(**self.model_dump(include=set(SamplingParams.model_fields), exclude_unset=True))
 
     @property
     def max_requests(self) -> int:

@@ -170,7 +170,7 @@ def test_the_request_table_names_every_field() -> None:
 def test_the_reply_table_names_what_a_reply_has(server: Served) -> None:
     named = [field for row in table_under("Reply") for field in row]
     reply = reply_to(server, message="おはよう", conversationId="c", messageId=1)
-    assert sorted(named) == sorted([*reply, "reasoning"]) == sorted(SimpleChatReply.model_fields)
+    assert sorted(named) == sorted([*reply, "reasoning", "notes"]) == sorted(SimpleChatReply.model_fields)
     assert all(f"`{field}`" in ENGLISH for field in reply["usage"])
 
 

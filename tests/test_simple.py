@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,11 +214,40 @@ def test_stop_is_a_string_or_a_list(sent: Any, read: tuple[str, ...]) -> None:
     assert parse(message="hi", stop=sent).chat.stop == read
 
 
-@pytest.mark.parametrize("name", ["persona", "source_language", "target_language"])
-def test_what_is_not_built_yet_is_refused_by_name(name: str) -> None:
+def test_what_is_not_built_yet_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        parse(message="hi", **{name: "cat"})
-    assert caught.value.param == name
+        parse(message="hi", persona="cat")
+    assert caught.value.param == "persona"
+
+
+def test_languages_come_from_the_request_else_from_the_settings() -> None:
+    settings = Settings(language_source="eng_Latn", language_target="jpn_Jpan")
+    asked = parse(settings, message="hi", target_language="fra_Latn", source_language="").chat
+    assert (asked.source_language, asked.target_language) == ("eng_Latn", "fra_Latn")
+    assert parse(message="hi").chat.target_language is None
+
+
+def test_a_language_is_a_short_text() -> None:
+    for value in ("x" * 101, 7):
+        with pytest.raises(InvalidRequest) as caught:
+            parse(message="hi", target_language=value)
+        assert caught.value.param == "target_language"
+
+
+def test_a_temperature_counts_as_set_only_where_somebody_set_it() -> None:
+    def says(settings: Settings, **fields: Any) -> bool:
+        return "temperature" in parse(settings, message="hi", **fields).chat.sampling.model_fields_set
+
+    assert not says(Settings())
+    assert not says(Settings(top_k=7), seed=3)
+    assert says(Settings(temperature=0.7), seed=3)
+    assert says(Settings(), temperature=0.7)
+
+
+def test_notes_are_told_where_there_are_any() -> None:
+    noted = replace(end(), notes=("No language was needed.",))
+    assert body_of(parse(message="hi"), "a", noted)["notes"] == ["No language was needed."]
+    assert "notes" not in body_of(parse(message="hi"), "a", end())
 
 
 def test_the_servers_system_prompt_fills_in_only_where_the_conversation_has_none() -> None:

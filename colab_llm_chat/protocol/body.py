@@ -35,6 +35,7 @@ SENTENCES = {
     "model_attributes_type": "must be an object",
     "literal_error": "must be {expected}",
     "too_short": "must not be empty",
+    "string_too_long": "has more characters than the limit of {max_length}",
     "too_long": "has more entries than the limit of {max_length}",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",

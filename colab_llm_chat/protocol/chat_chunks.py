@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class ChatCompletion:
             chunks.append(self._chunk(choice, piece, logprobs=logprobs))
             logprobs = []
         if delta.end is not None:
-            chunks.append(self._chunk(choice, {}, reason=finish_reason(delta.end)))
+            chunks.append(self._chunk(choice, {}, end=delta.end))
         return b"".join(chunks)
 
     def closed(self) -> bytes:
@@ -98,7 +98,8 @@ class ChatCompletion:
             }
             for at, choice in enumerate(self._choices)
         ]
-        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage()}
+        told = _notes(self.ends[:1])
+        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage(), **told}
 
     def _usage(self) -> dict[str, Any]:
         return usage_fields(self.ends)
@@ -112,16 +113,23 @@ class ChatCompletion:
         delta: dict[str, Any],
         *,
         logprobs: list[dict[str, Any]] | None = None,
-        reason: str | None = None,
+        end: ReplyEnd | None = None,
     ) -> bytes:
         told = {
             "index": choice,
             "delta": delta,
             "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-            "finish_reason": reason,
+            "finish_reason": None if end is None else finish_reason(end),
         }
-        usage = {"usage": None} if self._request.include_usage else {}
-        return sse.event({**self._head("chat.completion.chunk"), "choices": [told], **usage})
+        beside: dict[str, Any] = {"usage": None} if self._request.include_usage else {}
+        beside |= {} if end is None else _notes([end])
+        return sse.event({**self._head("chat.completion.chunk"), "choices": [told], **beside})
+
+
+def _notes(ends: Sequence[ReplyEnd]) -> dict[str, list[str]]:
+    """What of the request was ignored; choices of one request have the same."""
+    notes = [note for end in ends for note in end.notes]
+    return {"notes": notes} if notes else {}
 
 
 def _pieces(delta: Delta) -> Iterator[dict[str, Any]]:

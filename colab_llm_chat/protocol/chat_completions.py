@@ -103,6 +103,8 @@ def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequ
         template_kwargs=template_kwargs(parsed.reasoning_effort, parsed.chat_template_kwargs),
         asked_in="messages",
         background=asks_background(parsed) or is_background(messages),
+        source_language=parsed.source_language or settings.language_source,
+        target_language=parsed.target_language or settings.language_target,
     )
     return ChatCompletionRequest(
         choices=choices(request, parsed.n or 1),

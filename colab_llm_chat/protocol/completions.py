@@ -112,6 +112,8 @@ def parse_completion(body: bytes, settings: Settings) -> CompletionRequest:
             json_schema=parsed.response_format,
             asked_in="prompt",
             background=asks_background(parsed),
+            source_language=parsed.source_language or settings.language_source,
+            target_language=parsed.target_language or settings.language_target,
         )
         for prompt in parsed.prompt
     ]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from ..settings import SamplingParams
 from .body import fault, sound, well_formed
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1_000
+# Longer than any code or name of a language.
+MAX_LANGUAGE_CHARACTERS = 100
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000
 STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
 TEXT_PART_SCHEMA = {
@@ -65,6 +67,7 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [STOP_SCHEMA, {"type": "array", "items": STOP_SCHEMA, "maxItems": MAX_STOPS}]}),
 ]
 Whole = Annotated[int | None, BeforeValidator(_whole)]
+Language = Annotated[str, BeforeValidator(mended), StringConstraints(max_length=MAX_LANGUAGE_CHARACTERS)] | None
 
 
 def knob(name: str) -> Any:

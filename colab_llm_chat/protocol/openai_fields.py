@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, SamplingParams, Settings, TokenRules
 from .body import fault, parse_object, validated
-from .fields import MAX_DEADLINE_MS, Stops, Text, Whole, knob
+from .fields import MAX_DEADLINE_MS, Language, Stops, Text, Whole, knob
 from .messages import ChatRequest
 from .model_names import check_model
 
@@ -40,8 +40,6 @@ UNSUPPORTED = {
     "function_call": "Send `tools` and `tool_choice`.",
     "audio": "The model writes text only; leave it out.",
     "persona": "Leave it out and send a system message.",
-    "source_language": "Leave it out and say the language in a message.",
-    "target_language": "Leave it out and say the language in a message.",
     "use_beam_search": "Leave it out; replies are drawn token by token.",
     "prompt_logprobs": "Leave it out; `logprobs` gives those of the reply.",
     "structured_outputs": "Send `response_format`.",
@@ -140,6 +138,12 @@ class SampledBody(BaseModel):
         None, description="What to do with a conversation too long for the model: leave out the oldest, or refuse."
     )
     priority: Priority = Field(None, description="`background`, or a number above 0: nobody waits for this reply.")
+    source_language: Language = Field(
+        None, description="Of the text to translate, as a FLORES-200 code; chat models ignore it."
+    )
+    target_language: Language = Field(
+        None, description="To translate into, as a FLORES-200 code; chat models ignore it."
+    )
 
 
 class StreamOptions(BaseModel):

@@ -59,15 +59,21 @@ class SimpleChatReply(BaseModel):
     finish_reason: Literal["stop", "length", "deadline"]
     usage: SimpleUsage
     dropped_messages: int
+    notes: list[str] | None = None
     conversationId: str | int | None = None  # noqa: N815
     messageId: str | int | None = None  # noqa: N815
 
 
 class Health(BaseModel):
-    """With the access key also which model, and how far its loading is."""
+    """With the access key also which model, how far its loading is, and what it is for.
+
+    `languages` are the codes that a translation model knows.
+    """
 
     status: Literal["ok", "loading", "failed"]
     model: str | None = None
+    task: Literal["chat", "translation", "text2text"] | None = None
+    languages: list[str] | None = None
     progress: float | None = None
     detail: str | None = None
     error: Error | None = None
@@ -151,6 +157,7 @@ class ChatCompletionReply(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: CompletionUsage
+    notes: list[str] | None = None
 
 
 class TextLogprobs(BaseModel):

@@ -140,6 +140,8 @@ def parse_responses(body: bytes, settings: Settings) -> ResponsesRequest:
         template_kwargs=template_kwargs((parsed.reasoning or Reasoning()).effort, parsed.chat_template_kwargs),
         asked_in="input",
         background=asks_background(parsed) or is_background(messages),
+        source_language=parsed.source_language or settings.language_source,
+        target_language=parsed.target_language or settings.language_target,
     )
     return ResponsesRequest(
         chat=chat, model=shown_name(settings.model_id), stream=bool(parsed.stream), repeated=_repeated(parsed, chat)

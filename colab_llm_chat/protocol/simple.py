@@ -15,11 +15,11 @@ from ..errors import ChatError, InvalidRequest, UnsupportedParameter
 from ..settings import SamplingParams, Settings
 from . import sse
 from .body import fault, parse_object, refuse_long, validated, well_formed
-from .fields import MAX_DEADLINE_MS, Content, Stops, Text
+from .fields import MAX_DEADLINE_MS, Content, Language, Stops, Text
 from .messages import ChatRequest, Delta, Message, ReplyEnd, Usage, system_first
 
 # Refused by name, where unknown keys pass: who sends one of these counts on what it does.
-UNSUPPORTED = ("persona", "source_language", "target_language")
+UNSUPPORTED = ("persona",)
 MAX_HISTORY = 2_000
 MAX_ID_CHARACTERS = 200
 
@@ -58,6 +58,8 @@ class SimpleBody(BaseModel):
     raw: bool | None = None
     carry_on: bool | None = Field(None, alias="continue")
     truncation: Literal["auto", "disabled"] | None = None
+    source_language: Language = None
+    target_language: Language = None
     conversation_id: Identifier = Field(None, alias="conversationId")
     message_id: Identifier = Field(None, alias="messageId")
 
@@ -100,6 +102,8 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
         continue_final=bool(begun),
         truncation=parsed.truncation or "auto",
         running_usage=bool(parsed.running_usage),
+        source_language=parsed.source_language or settings.language_source,
+        target_language=parsed.target_language or settings.language_target,
     )
     ids = {"conversationId": parsed.conversation_id, "messageId": parsed.message_id}
     sent_ids = {name: value for name, value in ids.items() if value is not None}
@@ -125,7 +129,8 @@ def _refuse_long(parsed: SimpleBody, most: int) -> None:
 
 def _sampling(fields: dict[str, Any], settings: Settings) -> SamplingParams:
     sent = {name: fields[name] for name in SamplingParams.model_fields if fields.get(name) is not None}
-    return validated(SamplingParams, {**settings.sampling.model_dump(), **sent}) if sent else settings.sampling
+    own = settings.sampling
+    return validated(SamplingParams, {**own.model_dump(exclude_unset=True), **sent}) if sent else own
 
 
 def _with_message(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
@@ -207,6 +212,7 @@ class SimpleReply:
             "finish_reason": end.finish_reason,
             "usage": usage_fields(end.usage),
             "dropped_messages": end.dropped_messages,
+            **({"notes": list(end.notes)} if end.notes else {}),
             **request.ids,
         }
 

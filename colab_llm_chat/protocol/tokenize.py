@@ -14,7 +14,7 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import Settings
 from .body import parse_object, refuse_long, validated
 from .chat_completions import MAX_MESSAGES, parse_chat_completion
-from .fields import JsonObject, Text
+from .fields import JsonObject, Language, Text
 from .messages import ChatRequest, Message, PromptTokens
 from .model_names import check_model
 from .openai_messages import ChatMessage
@@ -41,6 +41,8 @@ class TokenizeBody(BaseModel):
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="`auto` tells the prompt that fits the window, as a reply's would; else it is told whole."
     )
+    source_language: Language = None
+    target_language: Language = None
     add_special_tokens: bool | None = Field(None, description="Only as it is done: for a prompt, not for messages.")
     return_token_strs: bool | None = None
 
@@ -80,6 +82,8 @@ def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
             raw=True,
             truncation=parsed.truncation or "disabled",
             asked_in=form,
+            source_language=parsed.source_language or settings.language_source,
+            target_language=parsed.target_language or settings.language_target,
         )
     return TokenizeRequest(chat=chat, has_pieces=bool(parsed.return_token_strs))
 

@@ -47,6 +47,7 @@ def health() -> Response:
     # Open to all, so strangers learn no more than a load balancer needs; a model's path names its owner.
     if _app().access.recognises(request):
         fields |= {"model": status.model_id, "progress": status.progress, "detail": status.detail}
+        fields |= {"task": status.task, "languages": status.languages}
         if status.error is not None:
             fields["error"] = status.error
     return json_response(fields, 200 if status.state == "ok" else 503)
