@@ -24,11 +24,16 @@ def digest(content: bytes) -> str:
 
 @dataclass
 class ModelOnHub:
-    """The files of one model at its newest commit; `sizes` are lies told in the listing."""
+    """The files of one model at its newest commit; `sizes` are lies told in the listing, `card` heads its page.
+
+    A gated model is listed for all and read by few; a private one is not there for others.
+    """
 
     files: dict[str, bytes]
     gated: bool = False
+    private: bool = False
     sizes: dict[str, int] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
@@ -102,7 +107,7 @@ class _Answer(BaseHTTPRequestHandler):
     def _find(self, path: str) -> None:
         match = TREE.fullmatch(path) or INFO.fullmatch(path) or FILE.fullmatch(path)
         model = self.server.models.get(match["model"]) if match else None
-        if match is None or model is None:
+        if match is None or model is None or (model.private and not self._may_read()):
             self._refuse(401 if not self.headers.get("Authorization") else 404, code="RepoNotFound")
         elif match["revision"] not in (None, "main", model.commit):
             self._refuse(404, code="RevisionNotFound")
@@ -119,10 +124,11 @@ class _Answer(BaseHTTPRequestHandler):
         ]
         siblings = [{"rfilename": name, "size": sizes[name], "blobId": blobs[name]} for name in sizes]
         info = {"id": model_id, "sha": model.commit, "siblings": siblings, "tags": [], "downloads": 0}
+        info |= {"gated": "manual" if model.gated else False, "private": model.private, "cardData": model.card}
         self._send(200, json.dumps(entries if tree else info).encode(), {"Content-Type": "application/json"})
 
     def _file(self, model: ModelOnHub, name: str) -> None:
-        if model.gated and self.server.tokens.get((self.headers.get("Authorization") or "")[7:]) is not True:
+        if model.gated and not self._may_read():
             self._refuse(403 if self.headers.get("Authorization") else 401, code="GatedRepo")
             return
         if name in self.server.out_of_order:
@@ -137,6 +143,9 @@ class _Answer(BaseHTTPRequestHandler):
         if cut:
             self.server.cuts[name] -= 1
         self._send(206 if start else 200, content[start:], headers, cut=cut)
+
+    def _may_read(self) -> bool:
+        return self.server.tokens.get((self.headers.get("Authorization") or "")[7:]) is True
 
     def _refuse(self, status: int, *, code: str = "", message: str = "") -> None:
         self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})

@@ -89,6 +89,7 @@ def test_a_folder_with_a_configuration_is_used_as_it_is(
     folder = tmp_path / "my" / "model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = {"absolute": str(folder), "relative": "my/model", "dotted": "./my/model", "home": "~/my/model"}

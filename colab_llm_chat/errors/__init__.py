@@ -200,6 +200,7 @@ class ModelNotFound(LoadError):
 
 class ModelGated(LoadError):
     code = "model_gated"
+    exit_code = 2
     default_hint = "Accept the model's terms on its Hub page, then give your Hub token by --hf-token or HF_TOKEN."
 
 
@@ -210,16 +211,19 @@ class HubUnreachable(LoadError):
 
 class BrokenModel(LoadError):
     code = "model_files_broken"
+    exit_code = 2
     default_hint = "Delete the folder's files and download the model again."
 
 
 class TokenizerMissing(LoadError):
     code = "tokenizer_missing"
+    exit_code = 2
     default_hint = "Use a model that ships its tokenizer (tokenizer.json, tokenizer.model or vocab.json)."
 
 
 class UnsupportedModel(LoadError):
     code = "model_unsupported"
+    exit_code = 2
     default_hint = "Pick a text-generation model with safetensors weights."
 
 

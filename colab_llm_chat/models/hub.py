@@ -111,10 +111,11 @@ def _own_folder(model_id: str) -> Path | None:
     path = os.path.expanduser(model_id)
     if os.path.isdir(path):
         folder = Path(path).absolute()
-        if not (folder / "config.json").is_file():
-            if weights_among(os.listdir(folder)):
-                raise BrokenModel(f"The folder {path!r} holds no config.json, so it is not a model.", hint=WHICH_FOLDER)
+        names = os.listdir(folder)
+        if not weights_among(names) and not any(name.endswith(".index.json") for name in names):
             raise no_weights_in(folder, path)
+        if "config.json" not in names:
+            raise BrokenModel(f"The folder {path!r} holds no config.json, so it is not a model.", hint=WHICH_FOLDER)
         return folder
     if model_id.startswith(("http://", "https://")):
         raise ModelNotFound(f"{model_id!r} is an address, not a model.", hint="Give its last two parts: OWNER/NAME.")

@@ -20,12 +20,12 @@ SEES = "it works on pictures and does not write text by itself"
 HEARS = "it works on sound and does not write text by itself"
 # What the class that a config names ends with. transformers loads some of these into a writing model all the same,
 # which then writes noise.
-_READING = re.compile(r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction)")
-_SEEING = re.compile(
-    r"For(\w*(Image|Video)\w*|\w*Detection|\w*Segmentation|DepthEstimation|MaskGeneration|SemanticSegmentation)"
+_READING = re.compile(
+    r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction)$|EncoderModel$"
 )
-_HEARING = re.compile(r"For(CTC|Audio\w*|XVector|Speech\w*|TextTo(Speech|Waveform|Spectrogram))")
-_WRITING = re.compile(r".*(ForCausalLM|LMHeadModel|LMHead|ForConditionalGeneration)")
+_SEEING = re.compile(r"For(\w*(Image|Video)\w*|\w*Detection|\w*Segmentation|DepthEstimation|MaskGeneration)$")
+_HEARING = re.compile(r"For(CTC|Audio\w*|XVector|Speech\w*|TextTo(Speech|Waveform|Spectrogram))$")
+_WRITING = re.compile(r"(ForCausalLM|LMHeadModel|LMHead|ForConditionalGeneration)$")
 # For classes whose name does not tell, such as BertModel, and for those that only look like writing ones.
 _TYPES = {
     READS: (
@@ -40,8 +40,8 @@ _TYPES = {
     ),
     HEARS: (
         *("bark", "clap", "encodec", "hubert", "mimi", "moonshine", "moshi", "musicgen", "musicgen_melody"),
-        *("seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "unispeech", "vits"),
-        *("wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm", "whisper"),
+        *("seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "unispeech"),
+        *("vits", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm", "whisper"),
     ),
 }  # fmt: skip
 # Where transformers lists the types that are no writing models, the narrowest first.
@@ -83,9 +83,9 @@ def _reason(model_type: str, config: Mapping[str, Any]) -> str | None:
     if model_type in (*_TYPES[SEES], *_TYPES[HEARS]):
         return next(reason for reason, types in _TYPES.items() if model_type in types)
     for pattern, reason in ((_SEEING, SEES), (_HEARING, HEARS), (_READING, READS)):
-        if named and all(re.search(pattern.pattern + "$", name) for name in named):
+        if named and all(pattern.search(name) for name in named):
             return reason
-    writes = config.get("is_decoder") or any(_WRITING.fullmatch(name) for name in named)
+    writes = config.get("is_decoder") or any(_WRITING.search(name) for name in named)
     return READS if model_type in _TYPES[READS] and not writes else None
 
 
@@ -109,7 +109,7 @@ def check_type(config: Mapping[str, Any], *, name: str, trust_remote_code: bool)
         )
     if any(model_type in _listed(kind) for kind in ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")):
         return
-    if "AutoModelForCausalLM" in code:
+    if {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM"}.intersection(code):
         raise own_code(name)
     reason = next((reason for kind, reason in _LISTS if model_type in _listed(kind)), "it does not write text")
     raise UnsupportedModel(f"{name} is of the type {model_type!r}: {reason}.", hint=MORE_MODELS)
