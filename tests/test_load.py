@@ -19,8 +19,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     MambaConfig,
-    T5Config,
-    T5ForConditionalGeneration,
+    T5EncoderModel,
     dynamic_module_utils,
 )
 
@@ -31,6 +30,8 @@ from colab_llm_chat.models.load import LoadedModel, load_model
 from colab_llm_chat.models.load_errors import loading_error
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
+
+TOWERS = {"vision-encoder-decoder": {"encoder": {"model_type": "vit"}, "decoder": {"model_type": "gpt2"}}}
 
 
 def loaded(folder: Path, **settings: Any) -> LoadedModel:
@@ -241,11 +242,17 @@ def test_an_unknown_architecture_says_to_update(broken: Path) -> None:
         loaded(broken)
 
 
-def test_an_encoder_decoder_is_not_taken_for_a_causal_model(tmp_path: Path) -> None:
-    T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1)).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(UnsupportedModel, match="encoder-decoder"):
+@pytest.mark.parametrize("model_type", ["whisper", "vision-encoder-decoder", "speech_to_text"])
+def test_an_encoder_that_reads_no_text_is_refused(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **TOWERS.get(model_type, {})}))
+    with pytest.raises(UnsupportedModel, match=r"works on (sound|pictures)") as told:
+        loaded(tmp_path)
+    assert "google/flan-t5-base" in told.value.hint
+
+
+def test_an_encoder_without_its_decoder_is_refused(tmp_path: Path) -> None:
+    T5EncoderModel(tiny_model("t5").config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="reads text and does not write any"):
         loaded(tmp_path)
 
 

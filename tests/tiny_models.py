@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.tokenizers_made_here import byte_level
@@ -184,6 +184,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "use_mamba_kernels": False,
     },
 }
+# Encoder-decoder models; SHAPE's names for widths are not theirs. `generation` goes into the generation config.
+OTHER_NAMES = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"))
+T5 = {
+    **OTHER_NAMES, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4,
+    "eos_token_id": 1, "decoder_start_token_id": 0, "max_position_embeddings": None,
+}
+BART = {
+    **OTHER_NAMES, "d_model": 64, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "pad_token_id": 1, "eos_token_id": 2,
+    "decoder_start_token_id": 2, "tie_word_embeddings": False,
+}
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {**T5, "n_positions": 512},
+    "flan_t5": {"model_type": "t5", **T5, **GATED, "n_positions": 512},
+    "mt5": {**T5, **GATED},
+    "bart": {**BART, "generation": {"forced_bos_token_id": 3, "forced_eos_token_id": 2, "no_repeat_ngram_size": 3}},
+    "mbart": {**BART, "scale_embedding": True, "generation": {"forced_eos_token_id": 2}},
+    "m2m_100": {**BART, "scale_embedding": True},
+    "marian": {
+        **BART, "pad_token_id": 511, "eos_token_id": 0, "decoder_start_token_id": 511, "scale_embedding": True,
+        "generation": {"bad_words_ids": [[511]], "forced_eos_token_id": 0},
+    },
+    "pegasus": {
+        **BART, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "scale_embedding": True,
+        "generation": {"forced_eos_token_id": 1, "min_length": 8},
+    },
+}
 # fmt: on
 FAMILIES["gemma3"]["text_config"] = {**SHAPE, **FAMILIES["gemma3_text"]}
 
@@ -198,15 +226,18 @@ def tiny_model(architecture: str, *, scale: float = 1.0, seed: int = 0, **config
 
     `scale` multiplies matrices and embeddings, not norms: at 6 to 8 greedy replies vary instead of repeating a token.
     """
-    fields = {**SHAPE, **FAMILIES.get(architecture, {}), **config_overrides}
-    model_type = fields.pop("model_type", architecture)
+    known = FAMILIES.get(architecture) or ENCODER_DECODERS.get(architecture, {})
+    fields = {**SHAPE, **known, **config_overrides}
+    model_type, generation = fields.pop("model_type", architecture), fields.pop("generation", {})
     config = AutoConfig.for_model(model_type, **{name: v for name, v in fields.items() if v is not None})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_config(config, dtype=torch.float32).eval()
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(scale)
+    model.generation_config.update(**generation)
     return model
 
 
@@ -234,3 +265,18 @@ def save_tiny_model(folder: str | Path, architecture: str = "llama", **options: 
     tiny_model(architecture, **options).save_pretrained(folder)
     byte_level().save_pretrained(folder)
     return Path(folder)
+
+
+def translated(model: PreTrainedModel, source: list[int], new: int, *, start: list[int], **options: Any) -> list[int]:
+    """What an encoder-decoder model says greedily to one source by itself, after the first ids of the reply."""
+    inputs = torch.tensor([source])
+    ids = model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        decoder_input_ids=torch.tensor([start]),
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=new,
+        **options,
+    )
+    return [int(one) for one in ids[0, len(start) :]]

@@ -15,6 +15,7 @@ from ..settings import Settings
 from .bars import OnProgress, loading_bars
 from .facts import ModelFacts, facts_of
 from .hardware import choose_device, choose_dtype, choose_quantization, free_bytes
+from .kinds import check_kind, check_type
 from .load_errors import loading_error, loading_errors, shown
 from .tokenizer import load_tokenizer
 from .weights import Weights, inspect_weights
@@ -27,8 +28,6 @@ __all__ = ["LoadedModel", "ModelFacts", "load_model", "load_tokenizer"]
 
 log = logging.getLogger("colab_llm_chat")
 
-# transformers loads these into a writing model all the same, which then writes noise.
-READING_ONLY = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 # bitsandbytes packs weights for the CPU by blocks of 64 inputs and 32 outputs and fails on what is left over.
 CPU_PACKED_INPUTS, CPU_PACKED_OUTPUTS = 64, 32
 # Bytes per parameter; a part of each model stays in 16 bits.
@@ -69,7 +68,8 @@ class _Plan:
 def load_model(
     folder: Path, *, settings: Settings, on_progress: OnProgress = lambda fraction, detail: None
 ) -> LoadedModel:
-    """The folder's causal language model on the chosen device, in eval mode; on the CPU with packed weights.
+    """The folder's causal or encoder-decoder language model on the chosen device, in eval mode; on the CPU with packed
+    weights.
 
     Raises a LoadError: files broken, kind of model not supported, or too large for the memory.
     """
@@ -94,31 +94,41 @@ def load_model(
 def _load_config(folder: Path, settings: Settings) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    if not (folder / "config.json").exists():
-        raise BrokenModel(f"{shown(folder)} holds no config.json.")
+    name = shown(folder)
+    check_type(check_kind(folder, name=name), name=name, trust_remote_code=settings.trust_remote_code)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             str(folder), trust_remote_code=settings.trust_remote_code, local_files_only=True
         )
     except loading_errors() as error:
-        raise loading_error(error, shown(folder)) from error
-    if config.is_encoder_decoder:
+        raise loading_error(error, name) from error
+    if config.is_encoder_decoder and not _reads_text(config):
         raise UnsupportedModel(
-            f"{config.model_type} is an encoder-decoder model; only causal language models run here."
+            f"{name} is of the type {config.model_type!r}: its encoder reads no text.",
+            hint="Choose a model that reads text and writes text, such as google/flan-t5-base.",
         )
-    named = config.architectures or []
-    if named and all(name.endswith(READING_ONLY) for name in named):
-        raise UnsupportedModel(f"{shown(folder)} is a {named[0]}: it reads text and does not write any.")
     return config
+
+
+def _reads_text(config: PretrainedConfig) -> bool:
+    """Whether the encoder of an encoder-decoder model does; those of Whisper and the like read sounds or pictures."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    own_code = getattr(config, "auto_map", None) or {}
+    return type(config) in AutoModelForSeq2SeqLM._model_mapping or "AutoModelForSeq2SeqLM" in own_code
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _from_pretrained(
     folder: Path, config: PretrainedConfig, settings: Settings, plan: _Plan
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
-
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _auto_class(config).from_pretrained(
             str(folder),
             config=config,
             dtype=plan.dtype,
@@ -151,10 +161,9 @@ def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Pl
 def _unfit_layers(config: PretrainedConfig, settings: Settings) -> tuple[str, ...]:
     """Linear layers whose shape bitsandbytes cannot pack on a CPU, and the head, which stays whole as everywhere."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+        model = _auto_class(config).from_config(config, trust_remote_code=settings.trust_remote_code)
     head = model.get_output_embeddings()
     return tuple(
         name

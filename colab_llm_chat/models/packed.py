@@ -152,7 +152,9 @@ def _has_kernel(layer: torch.nn.Module) -> bool:
 def _logits(model: PreTrainedModel) -> torch.Tensor | None:
     """The last logits of a short prompt of several ids, which packed weights multiply; None where the model fails."""
     try:
-        logits: torch.Tensor = model(input_ids=torch.tensor([PROMPTS[1]]), use_cache=False).logits[0, -1]
+        prompt = torch.tensor([PROMPTS[1]])
+        decoder = {"decoder_input_ids": prompt} if model.config.is_encoder_decoder else {}
+        logits: torch.Tensor = model(input_ids=prompt, **decoder, use_cache=False).logits[0, -1]
         return logits
     except (torch.OutOfMemoryError, MemoryError):
         raise
