@@ -1,5 +1,5 @@
-"""The command line: `serve`, and `bench`, which measures it beside its peers."""
+"""The command line: `serve`, `chat` in the terminal, `download`, and `bench`, which measures beside peers."""
 
-from .commands import cli, main
+from .commands import cli, llm_chat, main
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "llm_chat", "main"]

@@ -1,4 +1,4 @@
-"""The command line. Flags derive from Settings; a ChatError becomes one line and an exit code.
+"""The command line. A ChatError becomes one line with its hint, and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or input.
 """
@@ -8,66 +8,31 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-import types
-from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import click
-from pydantic import SecretStr, ValidationError
 
-from ..errors import ChatError, UsageError
-from ..settings import VERSION, Settings, flag_of, settings_fields
+from ..errors import ChatError
+from ..settings import VERSION
 from .bench.command import bench
+from .flags import settings_flags, settings_from
+from .terminal.command import chat
 
-SHORT_FLAGS = {"model_id": ["-m"], "hf_token": ["-t"]}
-ENVIRONMENT = {"hf_token": "HF_TOKEN", "ngrok_token": "NGROK_AUTHTOKEN"}
 DOWNLOAD = ("revision", "hf_token", "model_dir", "trust_remote_code")
-SECRET = frozenset({"hf_token", "ngrok_token", "access_key"})
 
 
-def _flag_type(annotation: Any) -> Any:
-    """The click type of a field: the one that is not None, a choice for a Literal."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
-    if get_origin(annotation) is Literal:
-        return click.Choice([str(choice) for choice in get_args(annotation)])
-    return str if annotation is SecretStr else annotation
+class ChatByDefault(click.Group):
+    """Flags without a command before them are those of `chat`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {flag for param in self.get_params(ctx) for flag in param.opts}
+        is_command = not args or not args[0].startswith("-") or args[0] in own
+        return super().parse_args(ctx, args if is_command else ["chat", *args])
 
 
-def settings_flags(command: Callable[..., Any], *, only: Collection[str] | None = None) -> Callable[..., Any]:
-    """Give a command one flag for each field of Settings, or for some of them."""
-    for name, field in reversed(settings_fields().items()):
-        if only is not None and name not in only:
-            continue
-        kind = _flag_type(field.annotation)
-        shown = "" if field.default in (None, "") or kind is bool else f" [default: {field.default}]"
-        command = click.option(
-            flag_of(name),
-            name,
-            *SHORT_FLAGS.get(name, []),
-            type=kind,
-            is_flag=kind is bool,
-            default=None,
-            envvar=ENVIRONMENT.get(name, f"COLAB_LLM_CHAT_{name.upper()}"),
-            help=(field.description or "") + shown,
-        )(command)
-    return command
-
-
-def settings_from(flags: dict[str, Any]) -> Settings:
-    """Settings of the flags that were given. Raises UsageError naming the flag at fault."""
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        given = "" if name in SECRET else f" (given: {flags.get(name)!r})"
-        raise UsageError(f"{flag_of(name)}: {first['msg']}{given}.", param=name) from None
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ChatByDefault, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def cli() -> None:
     """Chat with an open language model: in a browser, from scripts, on your own machine."""
@@ -101,10 +66,20 @@ def download(to: Path | None, **flags: Any) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(chat)
+
+
+def llm_chat() -> int:
+    """The console command `llm-chat`: `colab-llm-chat chat` by a short name."""
+    return main(["chat", *sys.argv[1:]])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The console command; `arguments` without the program's name."""
+    """The console command; `arguments` without the program's name, None takes the process's own.
+
+    A notebook's `main(["-m", MODEL])` talks to that model, as does `main([])` to the default one.
+    """
+    arguments = ["chat"] if arguments == [] else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("colab_llm_chat").setLevel(logging.INFO)
     try:

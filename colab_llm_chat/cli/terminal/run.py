@@ -1,0 +1,91 @@
+"""From settings to a chat where somebody sits: in a terminal, in a notebook's cell, or behind a pipe.
+
+Whatever ends it ends the engine's process, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import SecretStr
+
+from ...chat import Chat
+from ...colab import orphans
+from ...colab.runtime import in_colab, read_secret
+from ...errors import SecretMissing
+from ...launch import note_worker
+from ...settings import Settings
+from .interrupts import ended_by_signals
+from .languages import settle_languages
+from .once import answer_once, message_from
+from .opening import open_chat, wait
+from .screen import PlainScreen, Screen
+from .stray import caught_stderr
+from .talk import FAREWELL, Talk
+
+HF_SECRET = "HF_TOKEN"
+
+
+def run_chat(settings: Settings, *, once: str | None, show_prompt: bool) -> None:
+    """Talk until the end. Raises LoadError when the model cannot be had, UsageError for an empty message."""
+    in_cell = in_kernel()
+    if in_colab() and settings.hf_token is None:
+        settings = settings.model_copy(update={"hf_token": _colab_secret()})
+    if once is not None or not (in_cell or sys.stdin.isatty()):
+        text = message_from(once, sys.stdin)
+        with started(settings) as chat:
+            wait(chat.start())
+            answer_once(chat, chat.settings, text, show_prompt=show_prompt)
+        return
+    screen = _screen(in_cell)
+    with started(settings, screen.warn) as chat:
+        open_chat(chat, screen)
+        talk = Talk(chat, chat.settings, screen, show_prompt=show_prompt)
+        try:
+            settle_languages(chat, talk.conversation, screen)
+        except (EOFError, KeyboardInterrupt):
+            screen.say(FAREWELL)
+            return
+        talk.run()
+
+
+@contextmanager
+def started(settings: Settings, warn: Callable[[str], None] | None = None) -> Iterator[Chat]:
+    """A chat that ends with the block; what its process says on standard error goes to `warn`."""
+    logging.getLogger("colab_llm_chat").setLevel(logging.WARNING)
+    orphans.end_orphans()
+    with ended_by_signals(), caught_stderr(warn):
+        chat = Chat(settings, on_spawn=note_worker)
+        try:
+            yield chat
+        finally:
+            chat.close()
+
+
+def in_kernel() -> bool:
+    """Whether this runs in a notebook's cell, where `input` asks below the cell."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _screen(in_cell: bool) -> Screen:
+    if in_cell or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainScreen(leaves_by_interrupt=in_cell)
+    from .lines import kept_history, line_reader
+    from .rich_screen import RichScreen
+    from .slash import COMMANDS
+
+    return RichScreen(line_reader([f"/{name}" for name in COMMANDS], kept_history()))
+
+
+def _colab_secret() -> SecretStr | None:
+    try:
+        return SecretStr(read_secret(HF_SECRET))
+    except SecretMissing:
+        return None
