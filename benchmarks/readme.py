@@ -1,13 +1,15 @@
-"""`python -m benchmarks.readme` writes what is the code's into both READMEs: settings, errors, fields, metrics."""
+"""`python -m benchmarks.readme` writes into both READMEs what is the code's, settings and errors, and the models."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks import openai_tables
+from benchmarks.models import models_table
 from colab_llm_chat.errors import ChatError, ColabError, TunnelError, UsageError
 from colab_llm_chat.settings import markdown_table
 from colab_llm_chat.web.metrics import METRICS, PREFIX
@@ -28,6 +30,9 @@ def with_tables(text: str) -> str:
     """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` written anew."""
     for name, write in BLOCKS.items():
         text = with_block(text, name, write())
+    for name, write in ONE_LANGUAGE.items():
+        if f"<!-- {name} -->" in text:
+            text = with_block(text, name, write())
     return text
 
 
@@ -78,6 +83,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "other-fields": openai_tables.other_fields,
     "json-schemas": openai_tables.json_schemas,
 }
+# The others are in English everywhere, as the code's own words are.
+ONE_LANGUAGE: dict[str, Callable[[], str]] = {"models": models_table, "models-ja": partial(models_table, "ja")}
 
 if __name__ == "__main__":
     sys.exit(main())

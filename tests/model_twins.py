@@ -345,6 +345,28 @@ TWINS = (
         ends=("<eos>", "<end_of_turn>"),
     ),
     Twin(
+        model_id="google/gemma-3-4b-it",
+        config={
+            "model_type": "gemma3", "mm_tokens_per_image": 4, "image_token_index": 0, "boi_token_index": 0,
+            "eoi_token_index": 0,
+            "text_config": {
+                **SHARED, "model_type": "gemma3_text", "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8,
+                "sliding_window_pattern": 2, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "image_size": 32,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16, "vision_use_head": False,
+            },
+        },
+        tokenizer=gemma_pairs,
+        form=OWN,
+        card="ai.google.dev/gemma/docs/core/prompt-structure, which huggingface.co/google/gemma-3-4b-it follows",
+        prompts=GEMMA,
+        template=GEMMA3_TEMPLATE,
+        starts="<bos>",
+        ends=("<eos>", "<end_of_turn>"),
+    ),
+    Twin(
         model_id="meta-llama/Meta-Llama-3-8B-Instruct",
         config={**SHARED, "model_type": "llama", "rope_theta": 500_000.0, "rope_scaling": None, "pretraining_tp": 1},
         tokenizer=partial(LLAMA3, eos_token="<|eot_id|>"),
@@ -529,7 +551,10 @@ def build(twin: Twin, folder: Path) -> Path:
     if twin.template is not None:
         (folder / "chat_template.jinja").write_text(twin.template, encoding="utf-8")
     ids = _ids(folder)
-    config = {**twin.config, "torch_dtype": "float32", "vocab_size": -(-len(ids) // 64) * 64}
+    words = {"vocab_size": -(-len(ids) // 64) * 64}
+    config = {**twin.config, "torch_dtype": "float32", **words}
+    if "text_config" in config:
+        config["text_config"] = {**config["text_config"], **words}
     ends = [ids[name] for name in twin.ends]
     config |= {"eos_token_id": ends if len(ends) > 1 else ends[0], "bos_token_id": ids.get(twin.starts or "", 0)}
     (folder / "config.json").write_text(json.dumps(config))

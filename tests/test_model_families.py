@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from benchmarks.models import MODELS, OWN, TRANSCRIPT
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.reports import Progress
@@ -163,6 +164,16 @@ def test_a_model_of_lower_case_answers_in_the_whole_program_as_if_asked_in_lower
     assert chat.tokenize(asked[0]).prompt_ids == chat.tokenize(asked[1]).prompt_ids
 
 
-def test_every_twin_is_of_another_model_and_names_a_card() -> None:
-    assert len({twin.name for twin in TWINS}) == len(TWINS)
+def test_every_row_of_the_readmes_table_has_a_twin_that_is_asked_as_it_says() -> None:
+    forms = {OWN: "its own chat template", TRANSCRIPT: "a transcript"}
+    said = {
+        model.model_id: forms.get(model.template, f"the form of the {model.template} family")
+        for model in MODELS
+        if model.task == "chat"
+    }
+    assert said == {twin.model_id: twin.form for twin in TWINS}
+    assert sorted({model.least_gpu for model in MODELS}) == ["L4", "T4"]
+
+
+def test_every_twin_names_a_card() -> None:
     assert [twin.name for twin in TWINS if not twin.card and twin.model_id not in DOCUMENTED] == []

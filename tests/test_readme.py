@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import openai_tables
+from benchmarks.models import JAPANESE_WORDS, MODELS, TEMPLATES, models_table
 from benchmarks.readme import BLOCKS, READMES, ROOT, with_tables
 from benchmarks.server import Served, served
 from colab_llm_chat.chat import Chat
@@ -179,6 +180,13 @@ def test_the_tables_are_those_of_the_code(text: str) -> None:
     assert with_tables(text) == text
     for name, write in BLOCKS.items():
         assert f"<!-- {name} -->\n{write()}\n<!-- /{name} -->" in text
+
+
+def test_each_readme_has_the_models_in_its_own_language() -> None:
+    assert f"<!-- models -->\n{models_table()}\n<!-- /models -->" in ENGLISH
+    assert f"<!-- models-ja -->\n{models_table('ja')}\n<!-- /models-ja -->" in JAPANESE
+    words = {word for model in MODELS for word in (model.task, model.japanese)} | set(TEMPLATES.values())
+    assert words <= set(JAPANESE_WORDS)
 
 
 def test_a_readme_without_the_tables_places_is_refused() -> None:
