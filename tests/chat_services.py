@@ -27,10 +27,12 @@ from colab_llm_chat.web.app import ChatApp
 Step = str | Exception | threading.Event | Delta
 
 
-def reply_end(finish_reason: FinishReason = "stop", *, dropped_messages: int = 0) -> ReplyEnd:
+def reply_end(
+    finish_reason: FinishReason = "stop", *, dropped_messages: int = 0, notes: tuple[str, ...] = ()
+) -> ReplyEnd:
     counts = {"prompt_tokens": 7, "completion_tokens": 3, "context_length": 64, "cached_tokens": 2}
     usage = Usage(**counts, seconds=0.5, tokens_per_second=6.0, first_token_seconds=0.1)
-    return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=dropped_messages)
+    return ReplyEnd(finish_reason=finish_reason, usage=usage, dropped_messages=dropped_messages, notes=notes)
 
 
 class ScriptedReply:

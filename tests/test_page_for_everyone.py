@@ -17,7 +17,7 @@ from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
 from tests.browser import launched
 from tests.chat_services import ScriptedChat, reply_end
-from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, expect_reply, focused, send, visiting
+from tests.visitors import LOADING, LONG_REPLY, PHONE, TRANSLATOR, Visitors, expect_reply, focused, send, visiting
 
 LEAST_CONTRAST = """() => {
   const channel = (value) => (value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);
@@ -115,7 +115,7 @@ def test_the_page_speaks_the_browsers_language(visitors: Visitors, locale: str, 
 
 def page_settings(host: str, forwarded: str | None = None) -> dict[str, Any]:
     """What the server puts into the page for somebody who came by this name."""
-    app = create_app(Settings(allowed_hosts="nas,10.0.0.7"), ScriptedChat())
+    app = create_app(Settings(allowed_hosts="nas,10.0.0.7", language_target="jpn_Jpan"), ScriptedChat())
     app.add_public_host("https://cat.ngrok-free.app")
     headers = {"X-Forwarded-Host": forwarded} if forwarded else {}
     answer = app.test_client().get("/", base_url=f"https://{host}", headers=headers)
@@ -137,6 +137,11 @@ def page_settings(host: str, forwarded: str | None = None) -> dict[str, Any]:
 )
 def test_the_page_knows_the_public_address_that_it_was_opened_by(host: str, relay: str) -> None:
     assert page_settings(host)["relay"] == relay
+
+
+def test_the_page_knows_the_languages_that_the_server_was_started_with() -> None:
+    told = page_settings("localhost:5000")
+    assert (told["sourceLanguage"], told["targetLanguage"]) == (None, "jpn_Jpan")
 
 
 def test_a_proxy_that_asks_in_its_own_name_is_a_public_address_too() -> None:
@@ -180,10 +185,10 @@ def test_the_keyboard_alone_is_enough(visitors: Visitors) -> None:
     page.keyboard.press("Escape")
     expect_reply(page, "Hel", status="cancelled")
     order = []
-    for _ in range(5):
+    for _ in range(6):
         page.keyboard.press("Shift+Tab")
         order.append(focused(page))
-    assert order == ["quiet-button", "icon-button", "scroller", "new-chat", "skip"]
+    assert order == ["quiet-button", "icon-button", "icon-button", "scroller", "new-chat", "skip"]
     page.keyboard.press("Enter")
     expect(page.locator("#message")).to_be_focused()
     page.keyboard.type("More")
@@ -192,7 +197,8 @@ def test_the_keyboard_alone_is_enough(visitors: Visitors) -> None:
 
 
 def expect_names(page: Page) -> None:
-    controls = page.locator("a, button, input, textarea, progress, summary, [tabindex]").filter(visible=True).all()
+    kinds = "a, button, input, select, textarea, progress, summary, [tabindex]"
+    controls = page.locator(kinds).filter(visible=True).all()
     assert len(controls) >= 4
     for control in controls:
         expect(control).to_have_accessible_name(re.compile(r"\S"))
@@ -208,6 +214,18 @@ def test_every_control_has_a_name(visitors: Visitors) -> None:
     chat.steps = [threading.Event()]
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#stop")).to_be_visible()
+    expect_names(page)
+
+
+def test_every_control_of_a_translation_and_of_the_prompt_has_a_name(visitors: Visitors) -> None:
+    page = visitors.open_chat(ScriptedChat(state=TRANSLATOR), **PHONE, locale="ja-JP")
+    expect(page.get_by_role("combobox", name="原文")).to_have_value("jpn_Jpan")
+    page.get_by_role("combobox", name="訳文").select_option("eng_Latn")
+    expect_names(page)
+    send(page, "やあ")
+    page.get_by_role("button", name="プロンプトを表示").tap()
+    dialog = page.get_by_role("dialog", name="この返事のプロンプト")
+    expect(dialog.get_by_role("region", name="プロンプト")).to_have_text("やあ")
     expect_names(page)
 
 
@@ -230,8 +248,13 @@ def test_a_screen_reader_hears_a_reply_once_and_whole(visitors: Visitors) -> Non
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_all_text_stands_out_from_its_ground(visitors: Visitors, colours: str) -> None:
-    chat = ScriptedChat(steps=[Delta(reasoning="Hm."), "Hello"], end=reply_end("length"))
+    end = reply_end("length", notes=("`top_k` was ignored.",))
+    chat = ScriptedChat(steps=[Delta(reasoning="Hm."), "Hello"], end=end, state=TRANSLATOR)
     page = visitors.open_chat(chat, color_scheme=colours)
+    send(page, "Hi")
+    expect(page.locator("#language-problem")).to_be_visible()
+    assert page.evaluate(LEAST_CONTRAST) >= 4.5
+    page.select_option("#target-language", "jpn_Jpan")
     send(page, "Hi")
     expect_reply(page, "Hello")
     page.locator("summary").click()
@@ -243,4 +266,7 @@ def test_all_text_stands_out_from_its_ground(visitors: Visitors, colours: str) -
     expect(page.locator(".failure:visible")).to_be_visible()
     brightness = sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))))
     assert (brightness < 150) is (colours == "dark")
+    assert page.evaluate(LEAST_CONTRAST) >= 4.5
+    page.get_by_role("button", name="Show the prompt").first.click()
+    expect(page.locator("#prompt-facts")).to_contain_text("tokens")
     assert page.evaluate(LEAST_CONTRAST) >= 4.5

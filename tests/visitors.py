@@ -22,11 +22,18 @@ from tests.ngrok_agent import hang_up, pass_on
 
 WAIT_MS = 30_000
 # Only these may answer with an error status: the page tells of it in its own words.
-MAY_FAIL = frozenset({"/chat", "/health", "/session"})
+MAY_FAIL = frozenset({"/chat", "/health", "/session", "/tokenize"})
 
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 LONG_REPLY = "The sea is wide and blue. " * 200
+TRANSLATOR = Status(
+    state="ok",
+    model_id="translator",
+    progress=1.0,
+    task="translation",
+    languages=("deu_Latn", "eng_Latn", "fra_Latn", "jpn_Jpan"),
+)
 LOADING = Status(state="loading", model_id="catbot", progress=0.4, detail="model.safetensors")
 
 

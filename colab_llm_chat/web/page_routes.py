@@ -34,6 +34,8 @@ def page() -> Response:
         "maxMessageCharacters": app.settings.max_message_characters,
         "accessKeyRequired": app.access.required,
         "relay": _relay(request.headers.get("X-Forwarded-Host") or request.host),
+        "sourceLanguage": app.settings.language_source,
+        "targetLanguage": app.settings.language_target,
         "cookieName": app.access.cookie_name,
         "version": VERSION,
     }

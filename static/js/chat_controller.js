@@ -5,9 +5,12 @@ export class ChatController {
   #conversation;
   #client;
   #view;
+  #languages;
   #abort = null;
 
-  constructor(conversation, client, view) {
+  // languages() tells the fields of a request for those that are chosen now.
+  constructor(conversation, client, view, languages = () => ({})) {
+    this.#languages = languages;
     this.#conversation = conversation;
     this.#client = client;
     this.#view = view;
@@ -23,15 +26,15 @@ export class ChatController {
     const exchange = this.#conversation.begin(message);
     if (earlier !== null) this.#view.changed(earlier);
     this.#view.added(exchange);
-    await this.#run(exchange, "new");
+    await this.#run(exchange, this.#requestFor(exchange, "new"));
   }
 
   async act(exchange, action) {
     if (this.busy) return;
     if (action === "edit") return this.#takeBack(exchange);
-    const request = this.#conversation.requestFor(exchange, action);
+    const request = this.#requestFor(exchange, action);
     exchange.restart(action);
-    await this.#run(exchange, action, request);
+    await this.#run(exchange, request);
   }
 
   cancel() {
@@ -45,8 +48,14 @@ export class ChatController {
     this.#view.cleared();
   }
 
-  async #run(exchange, mode, request = this.#conversation.requestFor(exchange, mode)) {
+  #requestFor(exchange, mode) {
+    const languages = mode === "continue" ? exchange.languages : this.#languages();
+    return { ...this.#conversation.requestFor(exchange, mode), ...languages };
+  }
+
+  async #run(exchange, request) {
     const abort = new AbortController();
+    exchange.request(request);
     this.#abort = abort;
     this.#view.changed(exchange);
     try {

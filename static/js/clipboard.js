@@ -1,6 +1,15 @@
-// Copies text, also where the browser keeps its clipboard from plain http pages and frames.
+// Copies text, also where the browser keeps its clipboard from plain http pages and frames. Knows no conversation.
 
-export async function copyText(text, document) {
+const SHOWN_MS = 2_000;
+
+// Copies and says for a while in this element how it went.
+export async function copyAndTell(text, element, say) {
+  const copied = await copyText(text, element.ownerDocument);
+  element.textContent = say(copied ? "copied" : "copyFailed");
+  setTimeout(() => (element.textContent = ""), SHOWN_MS);
+}
+
+async function copyText(text, document) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -14,7 +23,8 @@ function copyBySelection(text, document) {
   const field = document.createElement("textarea");
   field.value = text;
   field.className = "unseen";
-  document.body.append(field);
+  // Beside an open dialog nothing can be selected.
+  (focused?.closest("dialog") ?? document.body).append(field);
   field.select();
   const copied = document.execCommand("copy");
   field.remove();

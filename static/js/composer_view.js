@@ -10,6 +10,7 @@ export class ComposerView {
   #busy = false;
 
   // elements: composer, message, send, stop, count
+  // send(text) tells whether the message went: one that did not stays in the box.
   constructor(elements, { say, maximum, send, cancel }) {
     this.#elements = elements;
     this.#say = say;
@@ -54,9 +55,9 @@ export class ComposerView {
     event.preventDefault();
     const text = this.#elements.message.value;
     if (this.#busy || ["empty", "long"].includes(judgeMessage(text, this.#maximum))) return;
+    if (!this.#send(text)) return;
     this.#elements.message.value = "";
     this.#changed();
-    this.#send(text);
     this.focus();
   }
 

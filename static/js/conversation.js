@@ -11,8 +11,16 @@ export class Exchange {
     this.failure = null;
     this.finishReason = null;
     this.usage = null;
+    this.notes = [];
     this.droppedMessages = 0;
     this.replaceReply = false;
+    this.requested = null;
+    this.asked = null;
+  }
+
+  // The request for a reply, which is what the reply was asked with once that begins.
+  request(body) {
+    this.requested = body;
   }
 
   // mode "again" asks for a new reply (the old text stays until the new one begins), "continue" for more of it.
@@ -21,6 +29,7 @@ export class Exchange {
     this.failure = null;
     this.finishReason = null;
     this.usage = null;
+    this.notes = [];
     this.replaceReply = mode === "again";
   }
 
@@ -42,12 +51,13 @@ export class Exchange {
     this.usage = usage;
   }
 
-  finish({ response, reasoning, finish_reason: finishReason, usage }) {
+  finish({ response, reasoning, finish_reason: finishReason, usage, notes }) {
     this.#begin();
     if (this.reply === "" && typeof response === "string") this.reply = response;
     if (this.reasoning === "" && typeof reasoning === "string") this.reasoning = reasoning;
     this.finishReason = finishReason ?? "stop";
     this.usage = usage ?? this.usage;
+    this.notes = Array.isArray(notes) ? notes.filter((note) => typeof note === "string") : [];
     this.status = "finished";
   }
 
@@ -75,7 +85,14 @@ export class Exchange {
     return cutShort ? ["continue"] : [];
   }
 
+  // The languages of the reply that is there, which more of it has to keep.
+  get languages() {
+    const { source_language: source, target_language: target } = this.asked ?? {};
+    return source === undefined ? {} : { source_language: source, target_language: target };
+  }
+
   #begin() {
+    this.asked = this.requested;
     if (this.replaceReply) this.reply = this.reasoning = "";
     this.replaceReply = false;
   }

@@ -1,5 +1,5 @@
 // Shows one exchange: the message, the reply as it grows, and what can be done next. Knows DOM, not the wire.
-import { copyText } from "./clipboard.js";
+import { copyAndTell } from "./clipboard.js";
 import { GrowingText, markLanguage } from "./growing_text.js";
 import { fillPageText } from "./page_text.js";
 import { ThinkingView } from "./thinking_view.js";
@@ -26,7 +26,8 @@ export class ExchangeView {
     markLanguage(this.#parts.message, exchange.message);
     this.#reply = new GrowingText(this.#parts.reply);
     this.#thinking = new ThinkingView(this.#parts, say);
-    this.#parts.copy.addEventListener("click", () => this.#copy());
+    this.#parts.copy.addEventListener("click", () => copyAndTell(exchange.reply, this.#parts.copied, say));
+    this.#parts.prompt.addEventListener("click", () => act(exchange, "prompt"));
   }
 
   paint() {
@@ -44,13 +45,16 @@ export class ExchangeView {
     this.element.classList.toggle("dropped-message", exchange.droppedMessages > 0);
     this.element.classList.toggle("dropped-reply", exchange.droppedMessages > 1);
     this.#parts.copy.hidden = exchange.running || exchange.reply === "";
+    this.#parts.prompt.hidden = exchange.running || exchange.asked === null;
     this.#showFailure(exchange);
+    this.#parts.notes.replaceChildren(...exchange.notes.map(paragraph));
+    this.#parts.notes.hidden = exchange.notes.length === 0;
     this.#parts.end.textContent = wordEnd(exchange, this.#say);
     this.#parts.usage.textContent = wordUsage(exchange.usage, this.#say);
     this.#parts.usage.title = wordTimes(exchange.usage, this.#say);
     const actions = isLast ? exchange.actions : [];
     this.#parts.actions.replaceChildren(...actions.map((name) => this.#button(name)));
-    this.#parts.under.hidden = exchange.running || (exchange.reply === "" && actions.length === 0);
+    this.#parts.under.hidden = exchange.running || (exchange.asked === null && actions.length === 0);
   }
 
   #showFailure({ failure, reply }) {
@@ -71,10 +75,10 @@ export class ExchangeView {
     button.addEventListener("click", () => this.#act(this.#exchange, action));
     return button;
   }
+}
 
-  async #copy() {
-    const copied = await copyText(this.#exchange.reply, document);
-    this.#parts.copied.textContent = this.#say(copied ? "copied" : "copyFailed");
-    setTimeout(() => (this.#parts.copied.textContent = ""), 2_000);
-  }
+function paragraph(text) {
+  const element = document.createElement("p");
+  element.textContent = text;
+  return element;
 }

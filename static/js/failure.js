@@ -4,12 +4,13 @@
 // "access" (401), "busy" (429), "loading" (503 while loading), "server" (any other JSON error),
 // "unexpected" (an answer that is not ours, such as a tunnel's own page).
 export class Failure extends Error {
-  constructor(kind, { message = "", status = 0, code = "", hint = "", retryAfter = null } = {}) {
+  constructor(kind, { message = "", status = 0, code = "", param = "", hint = "", retryAfter = null } = {}) {
     super(message);
     this.name = "Failure";
     this.kind = kind;
     this.status = status;
     this.code = code;
+    this.param = param;
     this.hint = hint;
     this.retryAfter = retryAfter;
   }
@@ -19,7 +20,8 @@ const text = (value) => (typeof value === "string" ? value : "");
 
 export function failureFromError(error, kind = "server", extra = {}) {
   const known = typeof error === "object" && error !== null ? error : {};
-  return new Failure(kind, { message: text(known.message), code: text(known.code), hint: text(known.hint), ...extra });
+  const { message, code, param, hint } = known;
+  return new Failure(kind, { message: text(message), code: text(code), param: text(param), hint: text(hint), ...extra });
 }
 
 export async function failureFromResponse(response, now = Date.now()) {

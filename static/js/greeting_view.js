@@ -1,21 +1,28 @@
 // The friendly start of an empty conversation: a sentence and three messages to begin with. Knows DOM.
 
 export class GreetingView {
-  #element;
+  #elements;
+  #say;
+  #begin;
 
   // elements: greeting, greetingTitle, greetingHint, examples; begin(text) is called with a chosen example.
-  constructor(elements, say, { isCat, begin }) {
-    this.#element = elements.greeting;
-    const name = (plain) => (isCat ? `cat${plain[0].toUpperCase()}${plain.slice(1)}` : plain);
-    elements.greetingTitle.textContent = say(name("greeting"));
-    elements.greetingHint.textContent = say(name("greetingHint"));
-    elements.examples.replaceChildren(
-      ...["example1", "example2", "example3"].map((plain) => exampleButton(say(name(plain)), begin)),
-    );
+  constructor(elements, say, begin) {
+    this.#elements = elements;
+    this.#say = say;
+    this.#begin = begin;
+  }
+
+  // kind: "cat" and "translate" have sentences of their own, "" is any other model.
+  word(kind) {
+    const worded = (plain) => this.#say(kind === "" ? plain : `${kind}${plain[0].toUpperCase()}${plain.slice(1)}`);
+    this.#elements.greetingTitle.textContent = worded("greeting");
+    this.#elements.greetingHint.textContent = worded("greetingHint");
+    const examples = ["example1", "example2", "example3"].map((plain) => exampleButton(worded(plain), this.#begin));
+    this.#elements.examples.replaceChildren(...examples);
   }
 
   setShown(shown) {
-    this.#element.hidden = !shown;
+    this.#elements.greeting.hidden = !shown;
   }
 }
 

@@ -5,7 +5,10 @@ const WAITING_MS = 4_000;
 const IDLE_MS = 12_000;
 const LONG_WAIT_MS = 5_000;
 
-// {status: "ok" | "loading" | "failed" | "unknown", recognised, progress: 0..1 | null, detail}
+const TASKS = ["chat", "translation", "text2text"];
+
+// {status: "ok" | "loading" | "failed" | "unknown", recognised, progress: 0..1 | null, detail, task, languages}
+// task is null where the server does not tell it, as to strangers or while the model loads; languages are codes.
 export async function readHealth(session) {
   try {
     const response = await session.fetch("/health", { headers: { Accept: "application/json" } });
@@ -21,7 +24,9 @@ export function parseHealth(body) {
   const detail = typeof body?.detail === "string" ? body.detail : "";
   // The server tells these only to those whom it lets in.
   const recognised = ["model", "progress", "detail"].some((name) => body?.[name] !== undefined);
-  return { status, recognised, progress, detail };
+  const task = status === "ok" && TASKS.includes(body?.task) ? body.task : null;
+  const languages = Array.isArray(body?.languages) ? body.languages.filter((code) => typeof code === "string") : [];
+  return { status, recognised, progress, detail, task, languages };
 }
 
 const BROWSER_TIMERS = {
@@ -71,12 +76,14 @@ export class LoadingWatch {
     if (this.#status !== "loading") await this.check();
   }
 
-  // A reply that begins proves the model well: no need to ask.
+  // A reply that begins proves the model well. One that had to load tells only now what it is: worth a last look.
   answered() {
     if (this.#status === "ok") return;
+    const wasLoading = this.#status === "loading";
     this.#status = "ok";
     this.#show({ ...parseHealth(null), status: "ok" });
-    this.#schedule();
+    if (wasLoading) this.check();
+    else this.#schedule();
   }
 
   setVisible(visible) {

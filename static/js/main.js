@@ -4,9 +4,11 @@ import { ChatController } from "./chat_controller.js";
 import { Conversation } from "./conversation.js";
 import { LoadingWatch, readHealth } from "./health.js";
 import { keyOnPage } from "./keyboard.js";
+import { Languages } from "./languages.js";
 import { Page } from "./page.js";
 import { parsePageSettings, privacySentence, shortModelName } from "./page_settings.js";
 import { fillPageText } from "./page_text.js";
+import { readPrompt } from "./prompt_source.js";
 import { Session, takeAccessKey } from "./session.js";
 import { chooseLanguage, createSay } from "./strings.js";
 import { followKeyboard } from "./viewport.js";
@@ -28,16 +30,24 @@ showModelName();
 
 const session = new Session((path, init) => fetch(path, init));
 const conversation = new Conversation();
-const watch = new LoadingWatch(() => readHealth(session), (health) => page.notice.showHealth(health));
+const watch = new LoadingWatch(() => readHealth(session), (health) => page.showHealth(health));
+const languages = new Languages({
+  storage: storageOf(window),
+  preset: { source: settings.sourceLanguage, target: settings.targetLanguage },
+  language,
+});
 const page = new Page(elements, {
   say,
   settings,
+  language,
+  languages,
   conversation,
   hooks: {
     send: (text) => controller.send(text),
     act: (exchange, action) => controller.act(exchange, action),
     cancel: () => controller.cancel(),
     newChat: () => controller.newChat(),
+    readPrompt: (request, signal) => readPrompt(session, request, signal),
     signIn: (accessKey) => enter(accessKey),
     waiting: (waiting) => watch.setWaiting(waiting),
     pinged: () => watch.pinged(),
@@ -45,7 +55,7 @@ const page = new Page(elements, {
     unavailable: () => watch.check(),
   },
 });
-const controller = new ChatController(conversation, new ChatClient(session), page);
+const controller = new ChatController(conversation, new ChatClient(session), page, () => languages.fields);
 
 document.addEventListener("keydown", cancelByKey);
 document.addEventListener("visibilitychange", () => watch.setVisible(!document.hidden));
@@ -62,6 +72,15 @@ function collectElements() {
     found[element.id.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())] = element;
   }
   return found;
+}
+
+// Where the visitor forbids it, even to look at it throws.
+function storageOf(window) {
+  try {
+    return window.localStorage;
+  } catch {
+    return null;
+  }
 }
 
 function showModelName() {
@@ -99,7 +118,7 @@ async function look() {
 }
 
 function cancelByKey(event) {
-  if (keyOnPage(event, controller.busy) === null) return;
+  if (page.prompt.shown || keyOnPage(event, controller.busy) === null) return;
   event.preventDefault();
   controller.cancel();
 }

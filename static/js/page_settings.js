@@ -10,6 +10,8 @@ export function parsePageSettings(text) {
     maxMessageCharacters: Number.isInteger(maximum) && maximum > 0 ? maximum : null,
     accessKeyRequired: found.accessKeyRequired === true,
     relay: string(found.relay, ""),
+    sourceLanguage: string(found.sourceLanguage, ""),
+    targetLanguage: string(found.targetLanguage, ""),
     version: string(found.version, ""),
   };
 }

@@ -41,6 +41,7 @@ function wordTitle(failure, kind, say) {
 }
 
 function wordHint(failure, kind, hasReply, say) {
+  if (/^(source|target)_language$/.test(failure.param ?? "")) return say("hintLanguage");
   if (Object.hasOwn(HINTS, failure.code ?? "")) return say(HINTS[failure.code]);
   if (failure.hint) return failure.hint;
   if (kind === "network") return say("failureNetworkHint");
@@ -57,6 +58,12 @@ export function wordEnd(exchange, say) {
   if (exchange.reply === "") return say("emptyReply");
   if (exchange.finishReason === "length") return say("length");
   return exchange.finishReason === "deadline" ? say("deadline") : "";
+}
+
+// What stands above a rendered prompt.
+export function wordPrompt({ tokens, contextLength, droppedMessages }, say) {
+  const count = say("promptTokens", { count: tokens, window: contextLength });
+  return droppedMessages > 0 ? `${count} · ${say("promptDropped", { count: droppedMessages })}` : count;
 }
 
 export function wordUsage(usage, say) {

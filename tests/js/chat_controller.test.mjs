@@ -8,6 +8,10 @@ const DONE = { done: true, finish_reason: "stop", usage: {}, dropped_messages: 0
 
 // scripts: one list of chunks per request; a Failure in it is thrown, "hang" waits to be cancelled.
 function setUp(...scripts) {
+  return setUpIn(undefined, ...scripts);
+}
+
+function setUpIn(languages, ...scripts) {
   const requests = [];
   const events = [];
   const client = {
@@ -23,7 +27,7 @@ function setUp(...scripts) {
   const names = ["added", "removed", "changed", "painted", "pinged", "cleared", "needAccess"];
   const view = Object.fromEntries(names.map((name) => [name, (subject) => events.push([name, subject?.status ?? subject?.kind])]));
   const conversation = new Conversation();
-  return { controller: new ChatController(conversation, client, view), conversation, requests, events };
+  return { controller: new ChatController(conversation, client, view, languages), conversation, requests, events };
 }
 
 test("a reply streams into its exchange", async () => {
@@ -134,4 +138,30 @@ test("thoughts are painted as they come and stay out of the next request", async
   assert.deepEqual(painted, ["thinking", "thinking", "streaming"]);
   await controller.send("more");
   assert.deepEqual(requests[1].conversationHistory.map((turn) => turn.content), ["hi", "a"]);
+});
+
+test("the languages chosen at the time go along, and more of a reply keeps its own", async () => {
+  let fields = { source_language: "eng_Latn", target_language: "jpn_Jpan" };
+  const cut = { ...DONE, finish_reason: "length" };
+  const { controller, conversation, requests } = setUpIn(() => fields, [{ delta: "a" }, cut], [{ delta: "b" }, DONE], [DONE]);
+  await controller.send("hi");
+  fields = {};
+  await controller.act(conversation.last, "continue");
+  await controller.send("more");
+  assert.deepEqual(requests.map((request) => request.target_language), ["jpn_Jpan", "jpn_Jpan", undefined]);
+});
+
+test("a reply remembers what it was asked with, not a request that brought nothing", async () => {
+  const { controller, conversation, requests } = setUp([{ delta: "On" }, new Failure("broken")], [new Failure("busy")]);
+  await controller.send("tell");
+  await controller.act(conversation.last, "continue");
+  assert.deepEqual([requests.length, conversation.last.asked], [2, requests[0]]);
+});
+
+test("notes of the server come with the end and leave with the next try", async () => {
+  const { controller, conversation } = setUp([{ delta: "a" }, { ...DONE, notes: ["Ignored.", 5] }]);
+  await controller.send("hi");
+  assert.deepEqual(conversation.last.notes, ["Ignored."]);
+  conversation.last.restart("again");
+  assert.deepEqual(conversation.last.notes, []);
 });

@@ -24,10 +24,21 @@ function watchOver(...answers) {
 
 test("health is read whatever the status and whatever is missing", async () => {
   const session = { fetch: async () => new Response(JSON.stringify(LOADING), { status: 503 }) };
-  assert.deepEqual(await readHealth(session), { status: "loading", recognised: true, progress: 0.5, detail: "8 GB" });
-  assert.deepEqual(parseHealth({ status: "ok" }), { status: "ok", recognised: false, progress: null, detail: "" });
+  const untold = { task: null, languages: [] };
+  const loading = { status: "loading", recognised: true, progress: 0.5, detail: "8 GB", ...untold };
+  assert.deepEqual(await readHealth(session), loading);
+  const stranger = { status: "ok", recognised: false, progress: null, detail: "", ...untold };
+  assert.deepEqual(parseHealth({ status: "ok" }), stranger);
   assert.equal(parseHealth({ status: "loading", progress: 7 }).progress, 1);
   assert.equal(parseHealth("odd").status, "unknown");
+});
+
+test("what the model does and its languages are known once it is loaded", () => {
+  const told = { status: "ok", task: "translation", languages: ["eng_Latn", 5, "jpn_Jpan"] };
+  const read = ({ task, languages }) => [task, languages];
+  assert.deepEqual(read(parseHealth(told)), ["translation", ["eng_Latn", "jpn_Jpan"]]);
+  assert.equal(parseHealth({ ...told, status: "loading" }).task, null);
+  assert.deepEqual(read(parseHealth({ status: "ok", task: "painting", languages: "eng_Latn" })), [null, []]);
 });
 
 test("an answer that is no JSON and no answer are unknown", async () => {
@@ -81,11 +92,14 @@ test("a long wait is worth one look for each message, a short one none", async (
   assert.equal(reads(), 1);
 });
 
-test("a reply that begins ends the watch without asking", async () => {
-  const { watch, timers, shown, reads } = watchOver(LOADING);
+test("a reply that begins ends the watch, with one last look at what the model is", async () => {
+  const { watch, timers, shown, reads } = watchOver(LOADING, OK);
   await watch.check();
   watch.answered();
-  assert.deepEqual([shown, timers.action, reads()], [["loading", "ok"], null, 1]);
+  watch.answered();
+  assert.deepEqual(shown, ["loading", "ok"]);
+  await new Promise(setImmediate);
+  assert.deepEqual([shown, timers.action, reads()], [["loading", "ok", "ok"], null, 2]);
 });
 
 test("a reply that begins takes back the news of a stopped model", async () => {

@@ -89,11 +89,11 @@ test("kana of either width mark a message as Japanese", () => {
 });
 
 test("missing and odd settings become defaults", () => {
-  const none = { modelName: "", maxMessageCharacters: null, accessKeyRequired: false, relay: "", version: "" };
+  const none = { modelName: "", maxMessageCharacters: null, accessKeyRequired: false, relay: "", sourceLanguage: "", targetLanguage: "", version: "" };
   for (const text of ["", "{", "null", "{}", '{"modelName": 3, "maxMessageCharacters": "9", "accessKeyRequired": "yes"}']) {
     assert.deepEqual(parsePageSettings(text), none);
   }
-  const given = { modelName: "catbot", maxMessageCharacters: 9, accessKeyRequired: true, relay: "cat.example", version: "1" };
+  const given = { modelName: "catbot", maxMessageCharacters: 9, accessKeyRequired: true, relay: "cat.example", sourceLanguage: "eng_Latn", targetLanguage: "jpn_Jpan", version: "1" };
   assert.deepEqual(parsePageSettings(JSON.stringify(given)), given);
 });
 
