@@ -7,8 +7,8 @@ COLAB := .venv-colab
 # own, what other programs make of the server's answers, what the compiler takes a minute for, what needs the standard
 # library alone, the demo model's making, which uses scikit-learn, and parts of the engine that see none of
 # transformers but what the tests of its families, its worker and its other runner see.
-SAME_ON_COLAB := page page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends langchain \
-	llm_cli sdk_javascript works_with reply_ends sentences sse tools window background ports catbot tunnel metrics stats \
+SAME_ON_COLAB := page page_details page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends \
+	langchain llm_cli sdk_javascript works_with reply_ends sentences sse tools window background ports catbot tunnel metrics stats \
 	scheduler sampling prefixes drafts engine_faults
 # The tests start the package in a hundred processes, each of which would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
