@@ -94,8 +94,7 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     if len(bounded) == len(rows):
         return _pick_sorted(probabilities, rows, uniform, width=width)
     ids = _pick_unsorted(probabilities, rows, uniform)
-    chosen = [rows[i] for i in bounded]
-    ids[bounded] = _pick_sorted(probabilities[bounded], chosen, uniform[bounded], width=width)
+    ids[bounded] = _pick_sorted(probabilities[bounded], [rows[i] for i in bounded], uniform[bounded], width=width)
     return ids
 
 

@@ -34,7 +34,8 @@ class Sequence:
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
     the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `drafts`
     are ids that the next step tries after the last one. `long` is true once it is read as a text of more than
-    `switch_length` ids, for which the model has other keys; 0: none is.
+    `switch_length` ids, for which the model has other keys; 0: none is. `cut` means an end-of-text id here for want of
+    room.
     """
 
     sequence_id: int
@@ -55,6 +56,7 @@ class Sequence:
     numbers: list[float] = field(init=False, default_factory=list)
     drafts: list[int] = field(init=False, default_factory=list)
     long: bool = field(init=False, default=False)
+    cut: bool = field(init=False, default=False)
     known: torch.Tensor | None = field(init=False, default=None)
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)
@@ -68,7 +70,7 @@ class Sequence:
     def append(self, token_id: int, *, context_length: int) -> EndReason | None:
         """Take a sampled id; the reason when it was the last. An end-of-text id is not kept."""
         if token_id in self.eos_token_ids:
-            return "stop"
+            return "length" if self.cut else "stop"
         complete = self.matcher is not None and (not self.matcher.consume_token(token_id) or self.matcher.is_stopped())
         if complete and self.matcher is not None and self.matcher.stop_reason() == "EndOfSentence":
             return "stop"
@@ -120,8 +122,6 @@ class Sequence:
     def banned_ids(self) -> set[int]:
         """Ids that would repeat a run of `no_repeat_ngram_size` ids already there."""
         size = self.sampling.no_repeat_ngram_size
-        if size == 0 or len(self.ids) + 1 < size:
-            return set()
         return self.followers.get(tuple(self.ids[len(self.ids) - size + 1 :]), set())
 
     def _remember_ngram(self, end: int) -> None:

@@ -12,6 +12,7 @@ from ..engine.sequence import Chunk, Sequence, Step
 from ..settings import SamplingParams
 from .hardware import NATIVE_BF16
 from .rotary import restore_rotary, steady_rotary
+from .runners.encoder_decoder import EncoderDecoderRunner
 from .runners.flat import FlatRunner
 from .runners.graphs import GraphRunner
 from .runners.sequential import SequentialRunner
@@ -41,6 +42,8 @@ CANNOT_RUN = (
 
 def choose_runner(model: PreTrainedModel, *, context_length: int) -> Runner:
     """The fastest runner that gives the model's own logits."""
+    if model.config.is_encoder_decoder:
+        return _for_encoder_decoder(model)
     flat = check_flat(model, context_length=context_length)
     if flat is not None:
         return flat
@@ -139,6 +142,44 @@ def _gives(runner: Runner, model: PreTrainedModel, found: list[torch.Tensor]) ->
             log.info("%s does not give the logits of %s", type(runner).__name__, type(model).__name__)
             return False
     return True
+
+
+def _for_encoder_decoder(model: PreTrainedModel) -> Runner:
+    """Rows in one forward, else in turns, else each token with its whole source and reply: that is always right."""
+    name = type(model).__name__
+    for together, way in ((True, "its rows run side by side"), (False, "its rows take turns")):
+        runner = EncoderDecoderRunner(model, together=together)
+        try:
+            if _gives_after_steps(runner, model):
+                log.info("%s is an encoder-decoder: %s", name, way)
+                return runner
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except CANNOT_RUN as error:
+            log.info("%s is an encoder-decoder: not so that %s (%r)", name, way, error)
+        runner.close()
+    log.warning("%s is an encoder-decoder: each token reads the source and the whole reply again", name)
+    return EncoderDecoderRunner(model, cached=False)
+
+
+@torch.inference_mode()
+def _gives_after_steps(runner: EncoderDecoderRunner, model: PreTrainedModel) -> bool:
+    """Whether two unequal rows, stepped twice, have the logits of the model itself, which reads each of them whole."""
+    texts = [[10 + one for one in prompt] for prompt in PROMPTS]
+    pairs = list(zip(texts, reversed(texts), strict=True))
+    rows = [Sequence(i, ids[:-2], SamplingParams(), source_ids=source) for i, (source, ids) in enumerate(pairs)]
+    for row in rows:
+        runner.own_logits(Step([], Chunk(row, 0, row.ids)))
+    for at in (-2, -1):
+        for row, (_, ids) in zip(rows, pairs, strict=True):
+            row.ids.append(ids[at])
+        found = runner.own_logits(Step(rows))
+    for row in rows:
+        runner.forget(row)
+    device = model.device
+    read = [(torch.tensor([source], device=device), torch.tensor([ids], device=device)) for source, ids in pairs]
+    wanted = [model(input_ids=one, decoder_input_ids=ids, use_cache=False).logits[0, -1] for one, ids in read]
+    return alike(found, torch.stack(wanted), model=model)
 
 
 def alike(found: torch.Tensor, wanted: torch.Tensor, *, model: PreTrainedModel) -> bool:
