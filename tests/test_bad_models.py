@@ -43,7 +43,7 @@ UNUSABLE: dict[str, tuple[dict[str, bytes], str, str]] = {
     "pictures": (model("vit", "ViTForImageClassification"), "a ViTForImageClassification: it works on pict", "Pick"),
     "pictures by type": (model("clip", "CLIPModel"), "CLIPModel: it works on pictures", "Pick"),
     "pictures by class": (model("sam3", "Sam3ForObjectDetection"), "works on pictures", "Pick"),
-    "pictures with text": (model("qwen2_vl", "Qwen2VLForConditionalGeneration"), "qwen2_vl.*pictures together", "Pick"),
+    "pictures into text": (model("blip-2", "Blip2ForConditionalGeneration"), "works on pictures", "Pick"),
     "pictures, rare": (model("superglue", "SuperGlueForKeypointMatching"), "superglue.*does not write text", "Pick"),
     "speech": (model("whisper", "WhisperForConditionalGeneration"), "works on sound", "Pick"),
     "speech by class": (model("data2vec-audio", "Data2VecAudioForCTC"), "works on sound", "Pick"),

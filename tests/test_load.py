@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     BertConfig,
     DistilBertConfig,
@@ -25,9 +27,11 @@ from transformers import (
 
 from colab_llm_chat.errors import BrokenModel, ModelTooLarge, UnsupportedModel, UsageError
 from colab_llm_chat.models import facts, hardware, load
+from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.facts import context_length_of
 from colab_llm_chat.models.load import LoadedModel, load_model
 from colab_llm_chat.models.load_errors import loading_error
+from colab_llm_chat.models.runners.flat import FlatRunner
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -247,7 +251,7 @@ def test_an_encoder_that_reads_no_text_is_refused(model_type: str, tmp_path: Pat
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **TOWERS.get(model_type, {})}))
     with pytest.raises(UnsupportedModel, match=r"works on (sound|pictures)") as told:
         loaded(tmp_path)
-    assert "google/flan-t5-base" in told.value.hint
+    assert "text-generation" in told.value.hint
 
 
 def test_an_encoder_without_its_decoder_is_refused(tmp_path: Path) -> None:
@@ -321,3 +325,13 @@ def test_no_memory_for_a_tensor_is_told_as_such() -> None:
     error = loading_error(failure.value, "model")
     assert isinstance(error, ModelTooLarge)
     assert "4bit" in error.hint
+
+
+def test_a_model_that_also_sees_is_loaded_for_its_text(tmp_path: Path) -> None:
+    eyes = {"model_type": "pixtral", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    config = AutoConfig.for_model("mistral3", text_config=tiny_model("mistral").config.to_dict(), vision_config=eyes)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    model = loaded(tmp_path)
+    assert (model.facts.vocab_size, model.facts.context_length) == (512, 256)
+    assert isinstance(choose_runner(model.model, context_length=256), FlatRunner)

@@ -16,37 +16,39 @@ from .hub_files import EMBEDDINGS, MORE_MODELS, embedding_model
 from .load_errors import first_line, own_code
 
 READS = "it reads text and does not write any"
-SEES = "it works on pictures and does not write text by itself"
-HEARS = "it works on sound and does not write text by itself"
+SEES = "it works on pictures, not on text alone"
+HEARS = "it works on sound, not on text alone"
 # What the class that a config names ends with. transformers loads some of these into a writing model all the same,
 # which then writes noise.
 _READING = re.compile(
     r"For(MaskedLM|\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction)$|EncoderModel$"
 )
-_SEEING = re.compile(r"For(\w*(Image|Video)\w*|\w*Detection|\w*Segmentation|DepthEstimation|MaskGeneration)$")
+_SEEING = re.compile(
+    r"For(?!ImageTextToText)(\w*(Image|Video)\w*|\w*Detection|\w*Segmentation|DepthEstimation|MaskGeneration)$"
+)
 _HEARING = re.compile(r"For(CTC|Audio\w*|XVector|Speech\w*|TextTo(Speech|Waveform|Spectrogram))$")
 _WRITING = re.compile(r"(ForCausalLM|LMHeadModel|LMHead|ForConditionalGeneration)$")
 # For classes whose name does not tell, such as BertModel, and for those that only look like writing ones.
 _TYPES = {
-    READS: (
-        *("albert", "bert", "big_bird", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm"),
-        *("eurobert", "funnel", "longformer", "luke", "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert"),
-        *("roberta", "roc_bert", "roformer", "squeezebert", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-    ),
-    SEES: (
-        *("align", "altclip", "beit", "chinese_clip", "clip", "clip_vision_model", "convnext", "convnextv2", "deit"),
-        *("detr", "dinov2", "dinov3_vit", "git", "resnet", "sam", "sam2", "siglip", "siglip2", "swin", "swinv2"),
-        *("trocr", "vit", "vit_mae", "vision-encoder-decoder", "yolos"),
-    ),
-    HEARS: (
-        *("bark", "clap", "encodec", "hubert", "mimi", "moonshine", "moshi", "musicgen", "musicgen_melody"),
-        *("seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "speecht5", "unispeech"),
-        *("vits", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm", "whisper"),
-    ),
-}  # fmt: skip
+    READS: """
+        albert bert big_bird camembert deberta deberta-v2 distilbert electra ernie esm eurobert funnel
+        longformer luke megatron-bert modernbert mpnet nomic_bert rembert roberta roc_bert roformer
+        squeezebert xlm-roberta xlm-roberta-xl xmod
+    """,
+    SEES: """
+        align altclip beit blip blip-2 chinese_clip clip clip_vision_model convnext convnextv2 deit detr
+        dinov2 dinov3_vit evolla florence2 git instructblip instructblipvideo kosmos-2 kosmos-2.5 pi0
+        pix2struct pp_chart2table pp_formulanet resnet sam sam2 shieldgemma2 siglip siglip2 swin swinv2
+        trocr udop vision-encoder-decoder vit vit_mae yolos
+    """,
+    HEARS: """
+        bark clap encodec hubert mimi moonshine moshi musicgen musicgen_melody seamless_m4t seamless_m4t_v2
+        speech-encoder-decoder speech_to_text speecht5 unispeech vits wav2vec2 wav2vec2-bert
+        wav2vec2-conformer wavlm whisper
+    """,
+}
 # Where transformers lists the types that are no writing models, the narrowest first.
 _LISTS = (
-    ("IMAGE_TEXT_TO_TEXT", "it reads pictures together with text, and its text part cannot be used by itself"),
     *((name, SEES) for name in ("IMAGE", "IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "MASK_GENERATION", "BACKBONE")),
     *((name, HEARS) for name in ("SPEECH_SEQ_2_SEQ", "CTC", "AUDIO_CLASSIFICATION", "TEXT_TO_WAVEFORM")),
     *((name, READS) for name in ("MASKED_LM", "TEXT_ENCODING", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION")),
@@ -79,14 +81,15 @@ def check_kind(folder: Path, *, name: str) -> dict[str, Any]:
 
 def _reason(model_type: str, config: Mapping[str, Any]) -> str | None:
     """Why a model of this config writes no text; None where nothing speaks against it."""
+    of_type = next((reason for reason, types in _TYPES.items() if model_type in types.split()), None)
+    if of_type in (SEES, HEARS):
+        return of_type
     named = [name for name in config.get("architectures") or () if isinstance(name, str)]
-    if model_type in (*_TYPES[SEES], *_TYPES[HEARS]):
-        return next(reason for reason, types in _TYPES.items() if model_type in types)
     for pattern, reason in ((_SEEING, SEES), (_HEARING, HEARS), (_READING, READS)):
         if named and all(pattern.search(name) for name in named):
             return reason
     writes = config.get("is_decoder") or any(_WRITING.search(name) for name in named)
-    return READS if model_type in _TYPES[READS] and not writes else None
+    return None if writes else of_type
 
 
 def check_type(config: Mapping[str, Any], *, name: str, trust_remote_code: bool) -> None:
@@ -107,7 +110,7 @@ def check_type(config: Mapping[str, Any], *, name: str, trust_remote_code: bool)
             f"{name} is of the type {model_type!r}, which transformers {transformers.__version__} does not know.",
             hint="Update transformers (pip install -U transformers), then try again; or pick another model.",
         )
-    if any(model_type in _listed(kind) for kind in ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")):
+    if any(model_type in _listed(kind) for kind in ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT")):
         return
     if {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM"}.intersection(code):
         raise own_code(name)

@@ -119,9 +119,14 @@ def _reads_text(config: PretrainedConfig) -> bool:
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # Models that also see, where they have no class for text alone: what is said to them here is text.
+    only_seeing = type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None)
+    sees = only_seeing and type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
 
 
 def _from_pretrained(
