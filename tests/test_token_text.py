@@ -19,6 +19,12 @@ def test_the_bytes_of_a_texts_tokens_are_the_text(kind: str) -> None:
     assert data.decode().lstrip() == TEXT
 
 
+@pytest.mark.parametrize("kind", ["BPE with byte fallback", "unigram"])
+def test_a_piece_of_several_spaces_has_all_of_them(kind: str) -> None:
+    tokenizer = of_kind(kind)
+    assert TokenTexts(tokenizer).data(tokenizer.convert_tokens_to_ids("▁▁")) == b"  "
+
+
 def test_a_part_of_a_character_keeps_its_byte() -> None:
     tokenizer = byte_level()
     ids = tokenizer.encode("🐈", add_special_tokens=False)

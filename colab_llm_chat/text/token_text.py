@@ -40,9 +40,10 @@ class TokenTexts:
         text = str(self._tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
         if REPLACEMENT in text and all(letter in _byte_of_letter() for letter in piece):
             return bytes(_byte_of_letter()[letter] for letter in piece)
-        # Decoders drop the space of a text's first piece, and here every piece is the first.
-        if piece.startswith(SPACE) and not text.startswith(" "):
-            text = " " + text
+        # Decoders drop a space of a text's first piece, and here every piece is the first.
+        spaces = len(piece) - len(piece.lstrip(SPACE))
+        if spaces and not text.startswith(SPACE):
+            text = " " * spaces + text.lstrip(" ")
         return text.encode("utf-8", "replace")
 
     def hides(self, token_id: int) -> bool:
