@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     DistilBertConfig,
+    LEDConfig,
     MambaConfig,
     T5EncoderModel,
     dynamic_module_utils,
@@ -28,7 +29,7 @@ from transformers import (
 from colab_llm_chat.errors import BrokenModel, ModelTooLarge, UnsupportedModel, UsageError
 from colab_llm_chat.models import facts, hardware, load
 from colab_llm_chat.models.choose import choose_runner
-from colab_llm_chat.models.facts import context_length_of
+from colab_llm_chat.models.facts import context_length_of, source_length_of
 from colab_llm_chat.models.load import LoadedModel, load_model
 from colab_llm_chat.models.load_errors import loading_error
 from colab_llm_chat.models.runners.flat import FlatRunner
@@ -252,6 +253,35 @@ def test_an_encoder_that_reads_no_text_is_refused(model_type: str, tmp_path: Pat
     with pytest.raises(UnsupportedModel, match=r"works on (sound|pictures)") as told:
         loaded(tmp_path)
     assert "text-generation" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("family", "length", "source_length", "start", "eos"), [("t5", 2048, 2048, 0, [1]), ("bart", 256, 256, 2, [2])]
+)
+def test_an_encoder_decoder_loads_and_tells_how_its_replies_begin(
+    family: str, length: int, source_length: int, start: int, eos: list[int], tmp_path: Path
+) -> None:
+    facts = loaded(save_tiny_model(tmp_path, family)).facts
+    assert facts.is_encoder_decoder
+    assert (facts.context_length, facts.source_length) == (length, source_length)
+    assert (facts.decoder_start_token_id, facts.eos_token_ids) == (start, eos)
+    assert facts.forced_bos_token_id == (3 if family == "bart" else None)
+
+
+def test_what_an_encoder_may_read_can_be_more_than_its_decoder_may_write() -> None:
+    config = LEDConfig(max_encoder_position_embeddings=4096, max_decoder_position_embeddings=300)
+    assert (context_length_of(config), source_length_of(config)) == (300, 4096)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_an_encoder_decoder_can_be_quantised(quantization: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "flan_t5", d_model=128, d_ff=128, d_kv=32)
+    smaller, plain = loaded(folder, quantization=quantization), loaded(folder)
+    assert smaller.facts.weight_bytes < plain.facts.weight_bytes
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        found, wanted = (one.model(input_ids=ids, decoder_input_ids=ids).logits for one in (smaller, plain))
+    assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
 def test_an_encoder_without_its_decoder_is_refused(tmp_path: Path) -> None:
