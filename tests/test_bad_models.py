@@ -56,6 +56,11 @@ UNUSABLE: dict[str, tuple[dict[str, bytes], str, str]] = {
     "no type": (model(None, "LlamaForCausalLM"), "names no model_type", "config.json anew"),
     "no JSON": (model("llama") | {"config.json": b"{ not"}, r"config\.json of .* cannot be read", "download"),
     "no object": (model("llama") | {"config.json": b"[]"}, "holds no JSON object", "download"),
+    "strange values": (
+        model("vit") | {"config.json": b'{"model_type": "vit", "architectures": 5}'},
+        "a vit: it",
+        "Pick",
+    ),
     "adapter": (ADAPTER, "only adapter weights", "Load its base: -m you/base"),
     "adapter with config": (ADAPTER | {"config.json": b"{}"}, "only adapter weights", "-m you/base"),
     "adapter without base": (ADAPTER | {"adapter_config.json": b"{}"}, "only adapter weights", "Load its base"),

@@ -112,10 +112,15 @@ def test_a_folder_without_configuration_is_a_broken_model(tmp_path: Path) -> Non
 
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    error = failure(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    error = failure(str(tmp_path / "model.safetensors"))
     assert isinstance(error, ModelNotFound)
     assert "is a file" in error.message
+
+
+def test_a_file_for_llama_cpp_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert "llama.cpp" in failure(str(tmp_path / "model.gguf")).message
 
 
 def test_an_address_is_answered_with_the_form_that_is_wanted() -> None:

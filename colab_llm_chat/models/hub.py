@@ -68,7 +68,9 @@ def fetch_model(
     hf_token = settings.hf_token.get_secret_value() if settings.hf_token else None
     source = _HubModel(model_id, settings.revision or None, _checked_token(hf_token), place, settings.trust_remote_code)
     with hub_errors(source.asked):
-        return source.fetch(on_progress)
+        files = source.fetch(on_progress)
+    check_kind(files.folder, name=model_id)
+    return files
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _own_folder(model_id: str) -> Path | None:
     path = os.path.expanduser(model_id)
     if os.path.isdir(path):
         folder = Path(path).absolute()
-        names = os.listdir(folder)
+        names = _listed(folder)
         if not weights_among(names) and not any(name.endswith(".index.json") for name in names):
             raise no_weights_in(folder, path)
         if "config.json" not in names:
@@ -119,11 +121,20 @@ def _own_folder(model_id: str) -> Path | None:
         return folder
     if model_id.startswith(("http://", "https://")):
         raise ModelNotFound(f"{model_id!r} is an address, not a model.", hint="Give its last two parts: OWNER/NAME.")
+    if path.endswith(".gguf") and os.path.isfile(path):
+        raise no_weights([os.path.basename(path)], model_id)
     if os.path.isfile(path):
         raise ModelNotFound(f"{path!r} is a file.", hint="Give the folder with config.json that it lies in.")
     if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1 or "\\" in path:
         raise ModelNotFound(f"The folder {path!r} was not found.", hint="Check the path, or give a Hub id: OWNER/NAME.")
     return None
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise BrokenModel(f"The folder {str(folder)!r} cannot be read: {error.strerror}.", hint=WHICH_FOLDER) from error
 
 
 def _checked_token(hf_token: str | None) -> str | None:

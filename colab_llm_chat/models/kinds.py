@@ -74,7 +74,7 @@ def check_kind(folder: Path, *, name: str) -> dict[str, Any]:
         )
     reason = _reason(model_type, config)
     if reason:
-        named = next(iter(config.get("architectures") or ()), model_type)
+        named = next(iter(_named(config)), model_type)
         raise UnsupportedModel(f"{name} is a {named}: {reason}.", hint=MORE_MODELS)
     return config
 
@@ -84,12 +84,18 @@ def _reason(model_type: str, config: Mapping[str, Any]) -> str | None:
     of_type = next((reason for reason, types in _TYPES.items() if model_type in types.split()), None)
     if of_type in (SEES, HEARS):
         return of_type
-    named = [name for name in config.get("architectures") or () if isinstance(name, str)]
+    named = _named(config)
     for pattern, reason in ((_SEEING, SEES), (_HEARING, HEARS), (_READING, READS)):
         if named and all(pattern.search(name) for name in named):
             return reason
     writes = config.get("is_decoder") or any(_WRITING.search(name) for name in named)
     return None if writes else of_type
+
+
+def _named(config: Mapping[str, Any]) -> list[str]:
+    """The classes that the config names."""
+    named = config.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def check_type(config: Mapping[str, Any], *, name: str, trust_remote_code: bool) -> None:
@@ -100,7 +106,8 @@ def check_type(config: Mapping[str, Any], *, name: str, trust_remote_code: bool)
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    model_type, code = config["model_type"], config.get("auto_map") or {}
+    model_type, code = config["model_type"], config.get("auto_map")
+    code = code if isinstance(code, dict) else {}
     if code and trust_remote_code:
         return
     if model_type not in CONFIG_MAPPING:
@@ -141,6 +148,16 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
 def _refuse_pointers(folder: Path) -> None:
     """A clone without Git LFS has small texts in place of the large files."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size <= _LONGEST_POINTER and path.read_bytes().startswith(_LFS_POINTER):
+        if _is_pointer(path):
             hint = "Run `git lfs pull` in the folder, or give the model's id on the Hub."
             raise BrokenModel(f"{path} is a Git LFS pointer, not the file itself.", hint=hint)
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        if not path.is_file() or path.stat().st_size > _LONGEST_POINTER:
+            return False
+        return path.read_bytes().startswith(_LFS_POINTER)
+    except OSError:
+        # Whoever needs the file tells what is wrong with it.
+        return False

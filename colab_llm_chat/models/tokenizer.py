@@ -68,7 +68,8 @@ def check_tokenizer(folder: Path, *, trust_remote_code: bool, name: str = "") ->
 
 
 def _has_code(options: dict[str, Any]) -> bool:
-    return "AutoTokenizer" in (options.get("auto_map") or {})
+    own = options.get("auto_map")
+    return isinstance(own, dict) and "AutoTokenizer" in own
 
 
 def _load(folder: Path, options: dict[str, Any], trust_remote_code: bool) -> PreTrainedTokenizerBase:

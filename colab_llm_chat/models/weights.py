@@ -68,14 +68,16 @@ def _parameters(path: Path) -> int:
     size = path.stat().st_size
     if size == 0:
         raise BrokenModel(f"{path} is empty (0 bytes).")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if 8 + length <= size and length <= LONGEST_HEADER else b""
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if 8 + length <= size and length <= LONGEST_HEADER else b""
         tensors: list[dict[str, Any]] = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
         end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
         parameters = sum(int(math.prod(entry["shape"])) for entry in tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except OSError as error:
+        raise BrokenModel(f"{path} cannot be read: {error.strerror}.", hint="Make the file readable.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BrokenModel(f"{path} is no safetensors file, or its beginning is damaged.") from error
     if end != size:
         raise BrokenModel(f"{path} is not whole: it has {size:,} bytes, its header says {end:,}.")
