@@ -188,6 +188,7 @@ def test_a_refused_language_leads_to_its_picker(visitors: Visitors) -> None:
     send(page, "Hi")
     expect(exchange(page).locator(".failure")).to_contain_text("German to French was not trained.")
     expect(page.locator("#target-language")).to_be_focused()
+    expect(page.locator("#language-problem")).to_have_text("Choose another language here, then try again.")
     chat.refuses_with = None
     page.select_option("#target-language", "jpn_Jpan")
     page.get_by_role("button", name="Try again").click()

@@ -89,6 +89,9 @@ def test_the_demo_models_prompt_fits_when_asked_to_and_tells_what_it_left_out(de
     assert whole["count"] > window > fitted["count"]
     assert whole["dropped_messages"] == 0 < fitted["dropped_messages"] < len(body["messages"])
     assert whole["prompt"].endswith(fitted["prompt"][-100:])
+    reply = client.post("/chat", json={"message": "hi", "conversationHistory": body["messages"][:-1]}).get_json()
+    assert reply["usage"]["prompt_tokens"] == fitted["count"]
+    assert reply["dropped_messages"] == fitted["dropped_messages"]
 
 
 @pytest.mark.parametrize(

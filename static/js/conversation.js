@@ -87,8 +87,8 @@ export class Exchange {
 
   // The languages of the reply that is there, which more of it has to keep.
   get languages() {
-    const { source_language: source, target_language: target } = this.asked ?? {};
-    return source === undefined ? {} : { source_language: source, target_language: target };
+    const named = ["source_language", "target_language"].filter((name) => name in (this.asked ?? {}));
+    return Object.fromEntries(named.map((name) => [name, this.asked[name]]));
   }
 
   #begin() {

@@ -68,7 +68,7 @@ export class LanguagePickers {
   #tell(side) {
     const { languageProblem } = this.#elements;
     languageProblem.hidden = side === null;
-    languageProblem.textContent = side === null ? "" : this.#say(ASK[side]);
+    languageProblem.textContent = side === null ? "" : this.#say(this.#languages[side] === "" ? ASK[side] : "chooseOther");
     for (const each of ["source", "target"]) {
       if (each === side) this.#picker(each).setAttribute("aria-invalid", "true");
       else this.#picker(each).removeAttribute("aria-invalid");

@@ -41,7 +41,7 @@ export class Languages {
     return this.#task === "translation";
   }
 
-  // A text may also go to the model as it is typed, where the server has no languages of its own for it.
+  // A text may also go to the model as it is typed, or with the target alone, where the server has no languages of its own.
   get optional() {
     return !this.translates && this.#known(this.#preset.source, this.#preset.target) === "";
   }
@@ -50,7 +50,7 @@ export class Languages {
     const other = OTHER[side];
     if (code !== "" && code === this[other]) this[other] = this[side];
     this[side] = code;
-    if (code === "" && this.optional) this[other] = "";
+    if (code === "" && side === "target" && this.optional) this.source = "";
     this.#store();
   }
 
@@ -61,13 +61,14 @@ export class Languages {
 
   // "target" | "source": what has to be chosen before anything can be sent; null where nothing has.
   get missing() {
-    if (!this.shown || (this.optional && this.source === this.target)) return null;
+    if (!this.shown || (this.optional && this.source === "")) return null;
     return ["target", "source"].find((side) => this[side] === "") ?? null;
   }
 
   get fields() {
-    if (!this.shown || this.source === "") return {};
-    return { source_language: this.source, target_language: this.target };
+    if (!this.shown) return {};
+    const named = { source_language: this.source, target_language: this.target };
+    return Object.fromEntries(Object.entries(named).filter(([, code]) => code !== ""));
   }
 
   #known(...codes) {

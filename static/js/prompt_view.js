@@ -9,7 +9,7 @@ export class PromptView {
   #read;
   #abort = null;
 
-  // elements: prompt (a dialog), promptFacts, promptProblem, promptText, promptCopy, promptCopied, promptClose
+  // elements: prompt (a dialog), promptProblem, promptText, promptFoot, promptFacts, promptCopy, promptCopied, promptClose
   // read(request, signal) resolves to the prompt of a request, or throws a Failure.
   constructor(elements, say, read) {
     this.#elements = elements;
@@ -39,10 +39,11 @@ export class PromptView {
   }
 
   #tell({ facts = "", problem = "", text = null }) {
-    const { promptFacts, promptProblem, promptText, promptCopy } = this.#elements;
+    const { promptFacts, promptFoot, promptProblem, promptText, promptCopy } = this.#elements;
     promptFacts.textContent = facts;
     promptProblem.textContent = problem;
     promptProblem.hidden = problem === "";
+    promptFoot.hidden = problem !== "";
     promptText.textContent = text ?? "";
     promptText.hidden = promptCopy.hidden = text === null;
     promptText.lang = "";

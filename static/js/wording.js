@@ -41,7 +41,6 @@ function wordTitle(failure, kind, say) {
 }
 
 function wordHint(failure, kind, hasReply, say) {
-  if (/^(source|target)_language$/.test(failure.param ?? "")) return say("hintLanguage");
   if (Object.hasOwn(HINTS, failure.code ?? "")) return say(HINTS[failure.code]);
   if (failure.hint) return failure.hint;
   if (kind === "network") return say("failureNetworkHint");

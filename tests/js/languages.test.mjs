@@ -61,14 +61,17 @@ test("a choice is kept for the next visit, where the browser keeps anything", ()
   assert.equal(languages.target, "fra_Latn");
 });
 
-test("to a model that takes texts as they are typed, both languages go or none", () => {
+test("to a model that takes texts as they are typed, the target goes, with the source or without", () => {
   const languages = knowing("text2text");
   assert.deepEqual([languages.optional, pair(languages), languages.missing], [true, ["", ""], null]);
-  languages.choose("target", "deu_Latn");
-  assert.equal(languages.missing, "source");
   languages.choose("source", "eng_Latn");
-  assert.equal(languages.fields.target_language, "deu_Latn");
+  assert.equal(languages.missing, "target");
+  languages.choose("target", "deu_Latn");
+  assert.deepEqual([languages.missing, Object.values(languages.fields)], [null, ["eng_Latn", "deu_Latn"]]);
   languages.choose("source", "");
+  assert.deepEqual([languages.missing, languages.fields], [null, { target_language: "deu_Latn" }]);
+  languages.choose("source", "eng_Latn");
+  languages.choose("target", "");
   assert.deepEqual([pair(languages), languages.missing, languages.fields], [["", ""], null, {}]);
 });
 
