@@ -9,17 +9,20 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
 from ..models.families import family_for
 from ..models.load import load_tokenizer
+from ..models.seq2seq import seq2seq_of
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
 from ..protocol.stats import Stats
 from ..settings import BACKGROUND_PLACES, Settings
 from ..text.prompts import PromptEncoder
+from ..text.sources import SourceEncoder
 from .client import EngineClient
-from .reply import LocalReply, Ready
+from .reply import LocalReply, Prompts, Ready
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +47,7 @@ class Chat:
         self._started = False
         self.changed = threading.Condition()
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._prompts: PromptEncoder | None = None
+        self._prompts: Prompts | None = None
         self._tokenizer_error: ChatError | None = None
         self._tokenizer_asked = False
         self._replies: set[LocalReply] = set()
@@ -88,10 +91,11 @@ class Chat:
             raise ModelLoading("The model is still loading.", retry_after=10)
         limit = ready.context_length if request.truncation == "auto" else NO_LIMIT
         prompt = ready.prompts.encode(request, context_length=limit)
+        ids = prompt.source_ids or prompt.prompt_ids
         return PromptTokens(
-            prompt_ids=prompt.prompt_ids,
+            prompt_ids=ids,
             # An id beyond the vocabulary has no piece.
-            pieces=tuple(str(ready.tokenizer.convert_ids_to_tokens(one) or "") for one in prompt.prompt_ids),
+            pieces=tuple(str(ready.tokenizer.convert_ids_to_tokens(one) or "") for one in ids),
             text=prompt.text,
             context_length=ready.context_length,
             dropped_messages=prompt.dropped_messages,
@@ -104,7 +108,14 @@ class Chat:
         if error is not None:
             return Status(state="failed", model_id=self.settings.model_id, error=error.to_dict())
         state: State = "ok" if engine.state == "ok" and self._prompts is not None else "loading"
-        return Status(state=state, model_id=self.settings.model_id, progress=engine.progress, detail=engine.detail)
+        return Status(
+            state=state,
+            model_id=self.settings.model_id,
+            progress=engine.progress,
+            detail=engine.detail,
+            task=self._prompts.task if self._prompts else "chat",
+            languages=self._prompts.languages if self._prompts else (),
+        )
 
     def stats(self) -> Stats:
         """What the engine told last, half a second ago at most while it works."""
@@ -147,13 +158,22 @@ class Chat:
         with self.changed:
             self.changed.notify_all()
 
+    def _encoder(self, tokenizer: PreTrainedTokenizerBase, folder: str) -> Prompts:
+        model_id = self.settings.model_id
+        seq2seq = seq2seq_of(model_id, Path(folder))
+        if seq2seq is not None:
+            return SourceEncoder(
+                tokenizer, seq2seq, facts=lambda: self.engine.status.facts, own_system=self.settings.system
+            )
+        family = family_for(tokenizer, model_id, folder)
+        if family is not None:
+            family.give_to(tokenizer)
+        return PromptEncoder(tokenizer, family)
+
     def _load_tokenizer(self, folder: str) -> None:
         try:
             tokenizer = load_tokenizer(folder, trust_remote_code=self.settings.trust_remote_code)
-            family = family_for(tokenizer, self.settings.model_id, folder)
-            if family is not None:
-                family.give_to(tokenizer)
-            self._tokenizer, self._prompts = tokenizer, PromptEncoder(tokenizer, family)
+            self._tokenizer, self._prompts = tokenizer, self._encoder(tokenizer, folder)
             log.info("%s: conversations go to it as %s.", self.settings.model_id, self._prompts.form)
         except ChatError as error:
             self._tokenizer_error = error

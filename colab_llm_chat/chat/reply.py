@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..engine.reports import Progress
 from ..errors import InvalidRequest, ModelLoading
-from ..protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Usage
+from ..protocol.messages import ChatRequest, Delta, FinishReason, ReplyEnd, Task, Usage
 from ..settings import Settings
 from ..text.deltas import ReplyText
-from ..text.prompts import Prompt, PromptEncoder
+from ..text.prompts import Prompt
+from ..text.reply import ReplyParser
 from ..text.sentences import SentenceCutter
 from .client import EngineClient, Generation
 
@@ -30,12 +31,30 @@ DEADLINE_MARGIN = 0.1
 USAGE_SECONDS = 0.25
 
 
+class Prompts(Protocol):
+    """Requests to prompts, for one tokenizer: PromptEncoder, or SourceEncoder for encoder-decoder models.
+
+    `end_ids` are tokens that end a reply beside the model's own; `form` is what conversations are written as.
+    """
+
+    end_ids: frozenset[int]
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def form(self) -> str: ...
+    def encode(self, request: ChatRequest, *, context_length: int) -> Prompt: ...
+    def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A loaded model as a reply needs it."""
 
     tokenizer: PreTrainedTokenizerBase
-    prompts: PromptEncoder
+    prompts: Prompts
     engine: EngineClient
     context_length: int
     eos_token_ids: list[int]
@@ -120,12 +139,14 @@ class LocalReply:
         request = self._request
         wanted = request.rules.top_logprobs is not None
         text = ReplyText(ready.tokenizer, prompt, ready.prompts.parser(request, prompt), logprobs=wanted)
+        drawn: dict[str, float] = {"temperature": 0.0} if prompt.greedy else {}
         generation = ready.engine.submit(
             list(prompt.prompt_ids),
-            request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens}),
+            request.sampling.model_copy(update={"max_new_tokens": prompt.max_new_tokens, **drawn}),
             eos_token_ids=ready.eos_token_ids,
             rules=request.rules.model_copy(update={"grammar": prompt.grammar}),
             background=request.background,
+            source_ids=prompt.source_ids,
         )
         with self._chat.changed:
             self._begun = Begun(prompt, generation, text, ready.context_length)
@@ -203,7 +224,7 @@ class LocalReply:
         seconds = time.monotonic() - self._began
         tokens = begun.text.tokens
         return Usage(
-            prompt_tokens=len(begun.prompt.prompt_ids),
+            prompt_tokens=len(begun.prompt.source_ids or begun.prompt.prompt_ids),
             completion_tokens=tokens,
             seconds=round(seconds, 3),
             tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else 0.0,
@@ -215,9 +236,14 @@ class LocalReply:
 
     def _end(self, reason: FinishReason, begun: Begun) -> ReplyEnd:
         called = reason == "stop" and begun.text.called
-        dropped = begun.prompt.dropped_messages
+        prompt = begun.prompt
         reason = "tool_calls" if called else reason
-        return ReplyEnd(finish_reason=reason, usage=self._usage(begun), dropped_messages=dropped)
+        return ReplyEnd(
+            finish_reason=reason,
+            usage=self._usage(begun),
+            dropped_messages=prompt.dropped_messages,
+            notes=prompt.notes,
+        )
 
 
 class Deadline:

@@ -178,16 +178,17 @@ def family_for(tokenizer: PreTrainedTokenizerBase, model_id: str, folder: str | 
 
 def family_of(model_id: str, folder: Path) -> Family | None:
     """By the model's name, else by what a folder of the user's tells: its own name, and the model that it was."""
-    config = _config(folder)
+    config = read_object(folder / "config.json")
     model_type = str(config.get("model_type") or "")
-    for name in _names(model_id, folder, config):
+    for name in model_names(model_id, folder, config):
         found = next((family for family in FAMILIES if family.fits(name, model_type)), None)
         if found is not None:
             return found
     return None
 
 
-def _names(model_id: str, folder: Path, config: dict[str, Any]) -> Iterator[str]:
+def model_names(model_id: str, folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """What a model is called: by its id, and where that is a folder by what its files and places tell."""
     yield _last_part(model_id)
     if not os.path.isdir(os.path.expanduser(model_id)):
         return
@@ -202,12 +203,13 @@ def _last_part(name: str) -> str:
     return re.split(r"/|--", name.rstrip("/"))[-1]
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the model's; an empty one where there is none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _read_as_newline(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:

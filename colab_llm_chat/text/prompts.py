@@ -12,11 +12,12 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..errors import ContextLengthExceeded
-from ..protocol.messages import ChatRequest, Message
+from ..protocol.messages import ChatRequest, Message, Task
 from . import transcript
 from .constraint import reply_grammar
 from .conversation import tool_schema
 from .dialect import Dialect, offered
+from .direction import ignored_languages
 from .markers import FamilyForm, Markers
 from .reply import ReplyParser
 from .template import ChatTemplate, Form, no_tool_messages, no_tools
@@ -38,7 +39,8 @@ class Prompt:
     request's, clamped to what the window leaves. `prefix_ids` is the end of a text that the reply carries on, empty
     where it begins a turn; `strip_leading`: white space at the reply's beginning belongs to the form. `grammar`, as
     llguidance writes them, keeps the reply to JSON or to tool calls. `source_ids` are an encoder's input; `prompt_ids`
-    are then what its decoder begins with.
+    are then what its decoder begins with. `greedy`: the reply is drawn at temperature 0. `notes` say what of the
+    request had no effect.
     """
 
     prompt_ids: tuple[int, ...]
@@ -50,6 +52,8 @@ class Prompt:
     prefix_ids: tuple[int, ...] = ()
     grammar: str | None = None
     source_ids: tuple[int, ...] = ()
+    greedy: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_length: int) -> Prompt:
@@ -74,6 +78,15 @@ class PromptEncoder:
         self._stop = self._form_stop()
         ends = family.ends if family else ()
         self.end_ids = frozenset(at for at, one in tokenizer.added_tokens_decoder.items() if one.content in ends)
+
+    @property
+    def task(self) -> Task:
+        return "chat"
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """It takes no codes."""
+        return ()
 
     @property
     def form(self) -> str:
@@ -103,6 +116,7 @@ class PromptEncoder:
             strip_leading=not own_template and not carries_on,
             prefix_ids=tuple(ids[-PREFIX_IDS:]) if carries_on else (),
             grammar=reply_grammar(self._dialect, request, text),
+            notes=ignored_languages(request),
         )
 
     def parser(self, request: ChatRequest, prompt: Prompt) -> ReplyParser:
