@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("colab_llm_chat")
 
 # From here on the download takes longer than to import transformers, which tells more of a model.
-LARGE = 500_000_000
+LARGE = 50_000_000
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
