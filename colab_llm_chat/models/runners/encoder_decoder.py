@@ -6,12 +6,14 @@ generation config asks for one: its replies would come only at their end, and ta
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessorList
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ...engine.sequence import Sequence, Step
 from ...errors import GenerationFailed
@@ -43,7 +45,9 @@ class EncoderDecoderRunner:
         self.vocab_size = embedded_ids(model)
         self.arena = NoSlots()
         self._model, self._together, self._cached = model, together and cached, cached
+        self._encoded: type[ModelOutput] = BaseModelOutput
         self._positions = RowPositions(model.get_decoder())
+        self._takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
         # By sequence: where what is known of it lies.
         self._held: dict[int, tuple[Joined, int]] = {}
         self._rules: dict[int, LogitsProcessorList] = {}
@@ -98,15 +102,17 @@ class EncoderDecoderRunner:
             joined.keep(ends.pop())
         else:
             joined = join([(one, at, length) for (one, at), length in zip(places, lengths, strict=True)])
+        rotary = {"decoder_position_ids": self._tensor([[one] for one in lengths])} if self._takes_positions else {}
         # Only once it is well are they held again: it is changed in place.
         with self._positions.of(lengths):
             output = self._model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=joined.source),
+                encoder_outputs=self._encoded(last_hidden_state=joined.source),
                 attention_mask=joined.source_mask,
                 decoder_input_ids=self._tensor([row.ids[-1:] for row in rows]),
                 decoder_attention_mask=joined.next_mask,
                 past_key_values=joined.cache,
                 use_cache=True,
+                **rotary,
             )
         self._held.update({row.sequence_id: (joined, at) for at, row in enumerate(rows)})
         logits: torch.Tensor = output.logits[:, -1]
@@ -118,20 +124,22 @@ class EncoderDecoderRunner:
         if not row.source_ids:
             raise GenerationFailed("There is nothing for the model's encoder to read.", hint="Send some text.")
         source = self._tensor([row.source_ids])
-        given: dict[str, Any] = {"input_ids": source}
+        mask = torch.ones_like(source)
+        encoded = self._model.get_encoder()(input_ids=source, attention_mask=mask, return_dict=True)
+        # Some models look for more in it than what was encoded.
+        self._encoded = type(encoded)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._cached else None
         size = PIECE if self._cached else len(row.ids)
         for start in range(0, len(row.ids), size):
             output = self._model(
-                **given,
-                attention_mask=torch.ones_like(source),
+                encoder_outputs=encoded,
+                attention_mask=mask,
                 decoder_input_ids=self._tensor([row.ids[start : start + size]]),
                 past_key_values=cache,
                 use_cache=self._cached,
             )
-            given = {"encoder_outputs": BaseModelOutput(last_hidden_state=output.encoder_last_hidden_state)}
         if cache is not None:
-            read = Joined(cache, output.encoder_last_hidden_state, [len(row.source_ids)], [0])
+            read = Joined(cache, encoded.last_hidden_state, [len(row.source_ids)], [0])
             self._held[row.sequence_id] = join([(read, 0, len(row.ids))]), 0
         # A copy, for it would keep those of the whole text.
         logits: torch.Tensor = output.logits[0, -1].clone()

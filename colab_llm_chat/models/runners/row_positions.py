@@ -1,6 +1,6 @@
 """Positions of a decoder's rows that are not equally long: told to what adds learnt or sinusoidal ones to its ids.
 
-Such a part is known by what its `forward` takes. Relative and rotary positions need none of this.
+Such a part is known by what its `forward` takes. Relative positions need none of this, and rotary ones are arguments.
 """
 
 from __future__ import annotations
