@@ -46,11 +46,16 @@ def config(folder: Path, model_type: str, **fields: Any) -> None:
     write(folder, "config.json", {"model_type": model_type, "is_encoder_decoder": True, **fields})
 
 
-def nllb(folder: Path, **options: Any) -> None:
+def nllb_tokenizer(folder: Path, **options: Any) -> None:
     """facebook/nllb-200-distilled-600M: pairs from SentencePiece in tokenizer.json, its languages special tokens."""
     train_pieces(folder / "sentencepiece.bpe.model", kind="bpe")
     tokenizer = NllbTokenizer.from_pretrained(str(folder), extra_special_tokens=list(NLLB_CODES), **options)
     tokenizer.save_pretrained(str(folder))
+
+
+def nllb(folder: Path, **options: Any) -> None:
+    """A folder with that tokenizer."""
+    nllb_tokenizer(folder, **options)
     config(folder, "m2m_100", decoder_start_token_id=2)
 
 
