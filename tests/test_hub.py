@@ -152,6 +152,7 @@ def test_an_address_is_answered_with_the_form_that_is_wanted() -> None:
         ("model.safetensors original/model.safetensors onnx/config.json gguf/a.gguf", "model.safetensors"),
         ("model.safetensors adapter_config.json adapter_model.safetensors", "model.safetensors"),
         ("model.safetensors vocab.txt merges.txt spiece.model", "model.safetensors vocab.txt merges.txt spiece.model"),
+        ("model.safetensors source.spm target.spm", "model.safetensors source.spm target.spm"),
         (
             "model.safetensors chat_template.jinja additional_chat_templates/tool.jinja",
             "model.safetensors chat_template.jinja additional_chat_templates/tool.jinja",

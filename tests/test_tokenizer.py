@@ -195,3 +195,10 @@ def test_loading_a_tokenizer_loads_no_torch_that_transformers_does_not(tmp_path:
         "sys.exit('torch' in sys.modules and not before)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path) -> None:
+    write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"})
+    write(tmp_path, "config.json", {"model_type": "t5"})
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer("猫です").input_ids, skip_special_tokens=True) == "猫です"

@@ -24,7 +24,7 @@ PIPELINE = "model_index.json"
 EMBEDDINGS = "modules.json"
 WHICH_FOLDER = "Give the folder that holds config.json, the weights and the tokenizer."
 MORE_MODELS = "Pick a text-generation model: https://huggingface.co/models?pipeline_tag=text-generation lists them."
-_TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".spm")
+_TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".spm", ".tokenizer")
 # adapter_config.json beside a model would make transformers put the adapter on; the others are no part of a model.
 _UNWANTED = {ADAPTER, "trainer_state.json", "requirements.txt", "README.txt", "LICENSE.txt"}
 _WEIGHT_SUFFIXES = (

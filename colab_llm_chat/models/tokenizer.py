@@ -21,7 +21,17 @@ log = logging.getLogger("colab_llm_chat")
 
 CONFIG = "tokenizer_config.json"
 SERIALIZED = "tokenizer.json"
-VOCABULARIES = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json", "*.bpe", "*.vocab")
+VOCABULARIES = (
+    "*.model",
+    "vocab.json",
+    "vocab-*.json",
+    "vocab.txt",
+    "*.tokenizer",
+    "*.tiktoken",
+    "tekken.json",
+    "*.bpe",
+    "*.vocab",
+)
 FEWEST_WORDS = 8
 # It knows all bytes without a file.
 WITHOUT_VOCABULARY = "ByT5Tokenizer"
