@@ -55,8 +55,9 @@ class EncoderDecoderRunner:
     @torch.inference_mode()
     def forward(self, step: Step) -> torch.Tensor:
         logits = self.own_logits(step).float()
-        rows = [self._ruled(row, logits[at : at + 1]) for at, row in enumerate(step.sampled)]
-        return torch.cat(rows)
+        for at, row in enumerate(step.sampled):
+            self._rule(row, logits[at : at + 1])
+        return logits
 
     @torch.inference_mode()
     def own_logits(self, step: Step) -> torch.Tensor:
@@ -145,15 +146,15 @@ class EncoderDecoderRunner:
         logits: torch.Tensor = output.logits[0, -1].clone()
         return logits
 
-    def _ruled(self, row: Sequence, logits: torch.Tensor) -> torch.Tensor:
-        """[1, vocab] as the model's generation config wants them."""
+    def _rule(self, row: Sequence, logits: torch.Tensor) -> None:
+        """Change logits [1, vocab] as the model's generation config wants them."""
         generation: Any = self._model.generation_config
         row.cut = generation.forced_eos_token_id is not None and row.generated + 1 == row.sampling.max_new_tokens
         if (rules := self._rules.get(row.sequence_id)) is None:
             rules = self._rules[row.sequence_id] = own_rules(generation, row, self._model.device)
-        ids: Any = self._tensor([row.ids])
-        changed: torch.Tensor = rules(ids, logits) if rules else logits
-        return changed
+        if rules:
+            ids: Any = self._tensor([row.ids])
+            logits.copy_(rules(ids, logits))
 
     def _tensor(self, ids: list[list[int]]) -> torch.Tensor:
         return torch.tensor(ids, device=self._model.device)
