@@ -156,6 +156,9 @@ def test_a_translation_waits_for_its_language_and_takes_both_along(visitors: Vis
     page.press("#message", "Enter")
     expect_reply(page, "Hello")
     expect(page.locator(".notes")).to_have_text("`system` was ignored.")
+    expect(page.locator(".usage")).to_have_text("6 tokens/s")
+    show_prompt(page)
+    expect(page.locator("#prompt-facts")).to_contain_text("eng_Latn → jpn_Jpan")
     assert (chat.requests[0].source_language, chat.requests[0].target_language) == ("eng_Latn", "jpn_Jpan")
 
 

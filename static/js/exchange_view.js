@@ -39,7 +39,7 @@ export class ExchangeView {
     this.#parts.waiting.hidden = exchange.status !== "waiting";
   }
 
-  update(isLast) {
+  update(isLast, { oneWindow }) {
     const exchange = this.#exchange;
     this.paint();
     this.element.classList.toggle("dropped-message", exchange.droppedMessages > 0);
@@ -50,7 +50,7 @@ export class ExchangeView {
     this.#parts.notes.replaceChildren(...exchange.notes.map(paragraph));
     this.#parts.notes.hidden = exchange.notes.length === 0;
     this.#parts.end.textContent = wordEnd(exchange, this.#say);
-    this.#parts.usage.textContent = wordUsage(exchange.usage, this.#say);
+    this.#parts.usage.textContent = wordUsage(exchange.usage, this.#say, { oneWindow });
     this.#parts.usage.title = wordTimes(exchange.usage, this.#say);
     const actions = isLast ? exchange.actions : [];
     this.#parts.actions.replaceChildren(...actions.map((name) => this.#button(name)));

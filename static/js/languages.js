@@ -37,6 +37,11 @@ export class Languages {
     return this.codes.length > 0;
   }
 
+  // An encoder reads the text, a decoder writes: each has its own window.
+  get oneWindow() {
+    return this.#task === null || this.#task === "chat";
+  }
+
   get translates() {
     return this.#task === "translation";
   }

@@ -25,7 +25,7 @@ export class Page {
     this.#languages = languages;
     this.greeting = new GreetingView(elements, say, (text) => this.#send(text) || this.composer.putBack(text));
     this.greeting.word(settings.modelName === "catbot" ? "cat" : "");
-    this.thread = new ThreadView(elements, say, (exchange, action) => this.#act(exchange, action));
+    this.thread = new ThreadView(elements, say, (exchange, action) => this.#act(exchange, action), languages);
     this.notice = new NoticeView(elements, say);
     this.signIn = new SignInView(elements, say, hooks.signIn);
     this.pickers = new LanguagePickers(elements, say, { languages, language });

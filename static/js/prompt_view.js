@@ -32,7 +32,7 @@ export class PromptView {
     this.#elements.prompt.showModal();
     try {
       const found = await this.#read(request, signal);
-      if (!signal.aborted) this.#tell({ facts: wordPrompt(found, this.#say), text: found.text });
+      if (!signal.aborted) this.#tell({ facts: wordPrompt(found, request, this.#say), text: found.text });
     } catch (failure) {
       if (!signal.aborted) this.#tell({ problem: this.#worded(failure) });
     }

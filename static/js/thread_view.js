@@ -7,14 +7,17 @@ export class ThreadView {
   #elements;
   #say;
   #act;
+  #languages;
   #views = new Map();
   #painting = null;
   #painter = new FramePainter(() => this.#paint(), (action) => requestAnimationFrame(action));
   #follow = new ScrollFollow();
 
   // elements: scroller, thread, droppedNote, jump, exchangeTemplate
-  constructor(elements, say, act) {
+  // languages: what the model does with a text
+  constructor(elements, say, act, languages) {
     this.#elements = elements;
+    this.#languages = languages;
     this.#say = say;
     this.#act = act;
     elements.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -52,7 +55,7 @@ export class ThreadView {
   update(exchange, last) {
     this.#painter.flush();
     for (const [other, view] of this.#views) {
-      if (other === exchange || other.droppedMessages > 0) view.update(other === last);
+      if (other === exchange || other.droppedMessages > 0) view.update(other === last, this.#languages);
       else view.element.classList.remove("dropped-message", "dropped-reply");
     }
     this.#placeDroppedNote();

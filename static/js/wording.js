@@ -59,17 +59,21 @@ export function wordEnd(exchange, say) {
   return exchange.finishReason === "deadline" ? say("deadline") : "";
 }
 
-// What stands above a rendered prompt.
-export function wordPrompt({ tokens, contextLength, droppedMessages }, say) {
-  const count = say("promptTokens", { count: tokens, window: contextLength });
-  return droppedMessages > 0 ? `${count} · ${say("promptDropped", { count: droppedMessages })}` : count;
+// What stands under a rendered prompt. Some models are told the languages beside the text, by ids of their own.
+export function wordPrompt({ tokens, contextLength, droppedMessages }, request, say) {
+  const parts = [say("promptTokens", { count: tokens, window: contextLength })];
+  if (droppedMessages > 0) parts.push(say("promptDropped", { count: droppedMessages }));
+  const { source_language: source = "", target_language: target } = request;
+  if (target !== undefined) parts.push(`${source} → ${target}`.trim());
+  return parts.join(" · ");
 }
 
-export function wordUsage(usage, say) {
+// Where prompt and reply have a window each, nothing is said of it.
+export function wordUsage(usage, say, { oneWindow = true } = {}) {
   const { tokens_per_second: speed, total_tokens: used, context_length: window } = usage ?? {};
   const parts = [];
   if (Number.isFinite(speed)) parts.push(say("speed", { speed }));
-  if (Number.isFinite(used) && Number.isFinite(window)) parts.push(say("context", { used, window }));
+  if (oneWindow && Number.isFinite(used) && Number.isFinite(window)) parts.push(say("context", { used, window }));
   return parts.join(" · ");
 }
 

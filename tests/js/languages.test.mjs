@@ -22,6 +22,8 @@ test("a chat model and a model without codes have nothing to choose", () => {
   for (const languages of [knowing("chat", { codes: [] }), knowing("text2text", { codes: [] }), new Languages({ storage: null })]) {
     assert.deepEqual([languages.shown, languages.missing, languages.fields], [false, null, {}]);
   }
+  assert.deepEqual([knowing("chat").oneWindow, new Languages({ storage: null }).oneWindow], [true, true]);
+  assert.deepEqual([knowing("text2text").oneWindow, knowing("translation").oneWindow], [false, false]);
 });
 
 test("a translation begins in the page's language and waits for where it shall go", () => {

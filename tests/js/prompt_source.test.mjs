@@ -46,8 +46,9 @@ test("a prompt comes with what there is to know of it", async () => {
   const found = await readPrompt(session, { message: "hi" });
   assert.deepEqual(found, { text: "<s>hi", tokens: 3, contextLength: 64, droppedMessages: 2 });
   assert.deepEqual([asked[0].path, JSON.parse(asked[0].body).messages.length], ["/tokenize", 1]);
-  assert.equal(wordPrompt(found, createSay("en")), "3 of 64 tokens · 2 older messages were left out: they do not fit");
-  assert.equal(wordPrompt({ ...found, droppedMessages: 0 }, createSay("ja")), "3 / 64 トークン");
+  assert.equal(wordPrompt(found, {}, createSay("en")), "3 of 64 tokens · 2 older messages were left out: they do not fit");
+  const translated = { source_language: "eng_Latn", target_language: "jpn_Jpan" };
+  assert.equal(wordPrompt({ ...found, droppedMessages: 0 }, translated, createSay("ja")), "3 / 64 トークン · eng_Latn → jpn_Jpan");
 });
 
 test("a refusal and an odd answer are failures", async () => {

@@ -54,6 +54,7 @@ test("speed and context used stand under a reply, as far as they are known", () 
   assert.equal(wordUsage({ total_tokens: 7, context_length: 64 }, say), "7 of 64 tokens of context");
   assert.equal(wordUsage({ tokens_per_second: null, total_tokens: 7 }, say), "");
   assert.equal(wordUsage(null, say), "");
+  assert.equal(wordUsage(usage, say, { oneWindow: false }), "41.3 tokens/s");
 });
 
 test("the times of a reply are told apart, as far as they are known", () => {
