@@ -44,7 +44,7 @@ class Model:
 
 
 MODELS = (
-    Model(model_id="cyberagent/open-calm-7b", family="GPT-NeoX", billions=6.9, japanese="yes", template=TRANSCRIPT),
+    Model(model_id="cyberagent/open-calm-7b", family="GPT-NeoX", billions=6.8, japanese="yes", template=TRANSCRIPT),
     Model(
         model_id="elyza/ELYZA-japanese-Llama-2-7b-instruct",
         family="Llama 2",
@@ -133,7 +133,7 @@ JAPANESE_WORDS = {
     "its own": "モデル付属",
     "transcript": "台本",
     "language codes": "言語コード",
-    "task prefix": "課題の前置き",
+    "task prefix": "学習時の前置き",
     "as typed": "入力のまま",
     "tiny twin": "極小の同型モデル",
 }

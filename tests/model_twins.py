@@ -1,7 +1,8 @@
 """Twins of the models that people named: tiny and random, but built, stored and configured as theirs are on the Hub.
 
 `config` is in the words of the model's own config.json, quirks included; sizes are ours. Templates are written here
-after the ones that the models ship: they render the same for the conversations of the tests.
+after the ones that the models ship: they render the same for the conversations of the tests. Where a card or a template
+was read in a copy only, `at_second_hand` says so.
 """
 
 from __future__ import annotations
@@ -264,6 +265,7 @@ class Twin:
     tokenizer: Callable[[Path], None]
     form: str
     card: str = ""
+    at_second_hand: bool = False
     prompts: Prompts | None = None
     template: str | None = None
     starts: str | None = None
@@ -313,6 +315,7 @@ TWINS = (
         tokenizer=gemma_pairs,
         form=OWN,
         card="huggingface.co/google/gemma-2-2b-jpn-it, Chat Template; ai.google.dev/gemma/docs/formatting",
+        at_second_hand=True,
         prompts=GEMMA,
         template=GEMMA_TEMPLATE,
         starts="<bos>",
@@ -324,6 +327,7 @@ TWINS = (
         tokenizer=gemma_pairs,
         form=OWN,
         card="huggingface.co/google/gemma-7b-it, Chat Template",
+        at_second_hand=True,
         prompts=GEMMA,
         template=GEMMA_TEMPLATE,
         starts="<bos>",
@@ -339,6 +343,7 @@ TWINS = (
         tokenizer=gemma_pairs,
         form=OWN,
         card="ai.google.dev/gemma/docs/core/prompt-structure, which huggingface.co/google/gemma-3-1b-it follows",
+        at_second_hand=True,
         prompts=GEMMA,
         template=GEMMA3_TEMPLATE,
         starts="<bos>",
@@ -361,6 +366,7 @@ TWINS = (
         tokenizer=gemma_pairs,
         form=OWN,
         card="ai.google.dev/gemma/docs/core/prompt-structure, which huggingface.co/google/gemma-3-4b-it follows",
+        at_second_hand=True,
         prompts=GEMMA,
         template=GEMMA3_TEMPLATE,
         starts="<bos>",
@@ -369,9 +375,10 @@ TWINS = (
     Twin(
         model_id="meta-llama/Meta-Llama-3-8B-Instruct",
         config={**SHARED, "model_type": "llama", "rope_theta": 500_000.0, "rope_scaling": None, "pretraining_tp": 1},
-        tokenizer=partial(LLAMA3, eos_token="<|eot_id|>"),
+        tokenizer=partial(LLAMA3, eos_token="<|end_of_text|>"),
         form=OWN,
         card="llama.com/docs/model-cards-and-prompt-formats/meta-llama-3, named by the model's card",
+        at_second_hand=True,
         prompts=chat("<|start_header_id|>ROLE<|end_header_id|>\n\n", "<|eot_id|>", start="<|begin_of_text|>"),
         template=LLAMA3_TEMPLATE,
         starts="<|begin_of_text|>",
@@ -388,6 +395,7 @@ TWINS = (
         tokenizer=partial(LLAMA3, eos_token="<|eot_id|>"),
         form=OWN,
         card="llama.com/docs/model-cards-and-prompt-formats/llama3_1: the form is Llama 3's",
+        at_second_hand=True,
         prompts=chat("<|start_header_id|>ROLE<|end_header_id|>\n\n", "<|eot_id|>", start="<|begin_of_text|>"),
         template=LLAMA3_TEMPLATE,
         starts="<|begin_of_text|>",
@@ -399,6 +407,7 @@ TWINS = (
         tokenizer=partial(LLAMA3, eos_token="<|end_of_text|>"),
         form=BASE,
         card="huggingface.co/rinna/llama-3-youko-8b, How to use the model: no form, the text goes on",
+        at_second_hand=True,
         prompts=TRANSCRIPT,
         starts="<|begin_of_text|>",
         ends=("<|end_of_text|>",),
@@ -439,6 +448,7 @@ TWINS = (
         tokenizer=RINNAS,
         form=BASE,
         card="huggingface.co/rinna/japanese-gpt2-xsmall, How to use the model: `do_lower_case = True`; no form",
+        at_second_hand=True,
         prompts=TRANSCRIPT,
         ends=("</s>",),
         pickled=True,
@@ -459,6 +469,7 @@ TWINS = (
         tokenizer=RINNAS_NEOX,
         form=BASE,
         card="huggingface.co/rinna/japanese-gpt-neox-3.6b, How to use the model: no form, the text goes on",
+        at_second_hand=True,
         prompts=TRANSCRIPT,
         ends=("</s>",),
         pickled=True,
@@ -482,6 +493,7 @@ TWINS = (
         tokenizer=QWEN3,
         form=OWN,
         card="huggingface.co/Qwen/Qwen3-8B, Quickstart; qwen.readthedocs.io, Key Concepts: ChatML, thinking in <think>",
+        at_second_hand=True,
         prompts=TURNS,
         template=QWEN3_TEMPLATE,
         ends=("<|im_end|>",),
@@ -501,6 +513,7 @@ TWINS = (
         tokenizer=GPT_OSS,
         form=OWN,
         card="github.com/openai/harmony, docs/format.md, which huggingface.co/openai/gpt-oss-20b names",
+        at_second_hand=True,
         prompts=HARMONY,
         template=HARMONY_TEMPLATE,
         ends=("<|return|>",),
@@ -518,6 +531,7 @@ TWINS = (
         tokenizer=LFM2,
         form=OWN,
         card="huggingface.co/LiquidAI/LFM2-1.2B, Chat template",
+        at_second_hand=True,
         prompts=chat("<|im_start|>ROLE\n", "<|im_end|>\n", start="<|startoftext|>"),
         template="{{ bos_token }}" + CHATML_TEMPLATE,
         starts="<|startoftext|>",
