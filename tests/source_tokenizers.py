@@ -110,6 +110,18 @@ def bart(folder: Path) -> None:
     config(folder, "bart", decoder_start_token_id=2, forced_bos_token_id=0)
 
 
+def marian(folder: Path) -> None:
+    """Helsinki-NLP/opus-mt-en-jap: a SentencePiece file for each side, one vocabulary, replies begin with `<pad>`."""
+    for name in ("source.spm", "target.spm"):
+        train_pieces(folder / name)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    names = ["</s>", "<unk>", *(pieces.id_to_piece(at) for at in range(3, pieces.get_piece_size())), "<pad>"]
+    write(folder, "vocab.json", {piece: at for at, piece in enumerate(names)})
+    named = {"tokenizer_class": "MarianTokenizer", "source_lang": "eng", "target_lang": "jap"}
+    write(folder, "tokenizer_config.json", named)
+    config(folder, "marian", decoder_start_token_id=len(names) - 1)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "nllb": nllb,
     "m2m": m2m,
@@ -118,4 +130,5 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "t5": t5,
     "t5_of_pieces": t5_of_pieces,
     "bart": bart,
+    "marian": marian,
 }

@@ -14,17 +14,20 @@ from typing import Any
 from .families import model_names, read_object
 
 _TRANSLATION = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
+_PAIRS = ("marian", "fsmt")
 _FLAN = re.compile(r"(?<![a-z])flan(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seq2Seq:
     """`prefixes` by pairs of language codes as the config has them (`en`, `de`): what it was trained with before a
-    text. `language_last`: the language of a text is told after it, as before NLLB's tokenizer was corrected.
+    text. `translates_only` is of models for one pair, which need no codes. `language_last`: the language of a text is
+    told after it, as before NLLB's tokenizer was corrected.
     """
 
     prefixes: Mapping[tuple[str, str], str]
     takes_instructions: bool
+    translates_only: bool
     language_last: bool
 
 
@@ -37,6 +40,7 @@ def seq2seq_of(model_id: str, folder: Path) -> Seq2Seq | None:
     return Seq2Seq(
         prefixes=_prefixes(config.get("task_specific_params")),
         takes_instructions=any(_FLAN.search(name) for name in model_names(model_id, folder, config)),
+        translates_only=config.get("model_type") in _PAIRS,
         language_last=tokenizer.get("legacy_behaviour") is True,
     )
 

@@ -83,7 +83,8 @@ class ByPrefix:
     def direction(self, request: ChatRequest, fixed: Collection[int]) -> Direction:
         source, target = request.source_language, request.target_language
         if source is None and target is None:
-            return Direction()
+            typed = request.messages[-1].content
+            return Direction(translates=any(map(typed.startswith, self._prefixes.values())))
         check(request, self.languages)
         fitting = [one for one in self._prefixes if source in (None, one[0]) and target in (None, one[1])]
         if len(fitting) != 1:
@@ -121,13 +122,16 @@ class ByInstruction:
 
 
 class AsTyped:
-    """BART and all others: codes mean nothing to them."""
+    """BART and all others: codes mean nothing to them, not even to those that translate one pair of languages."""
 
     task: Task = "text2text"
     languages: tuple[str, ...] = ()
 
+    def __init__(self, *, translates: bool) -> None:
+        self._translates = translates
+
     def direction(self, request: ChatRequest, fixed: Collection[int]) -> Direction:
-        return Direction(notes=ignored_languages(request))
+        return Direction(translates=self._translates, notes=ignored_languages(request))
 
 
 def ignored_languages(request: ChatRequest) -> tuple[str, ...]:

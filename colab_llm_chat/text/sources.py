@@ -36,6 +36,8 @@ class SourceForm(Protocol):
     @property
     def takes_instructions(self) -> bool: ...
     @property
+    def translates_only(self) -> bool: ...
+    @property
     def language_last(self) -> bool: ...
 
 
@@ -173,7 +175,7 @@ def _way(ids: Mapping[str, int], form: SourceForm) -> Way:
         return ByTokens(ids)
     if form.takes_instructions:
         return ByInstruction()
-    return ByPrefix(form.prefixes) if form.prefixes else AsTyped()
+    return ByPrefix(form.prefixes) if form.prefixes else AsTyped(translates=form.translates_only)
 
 
 def _last_of_user(request: ChatRequest) -> str:
