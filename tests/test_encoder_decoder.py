@@ -30,7 +30,7 @@ NOT_FINITE = 77
 @functools.cache
 def own(family: str) -> PreTrainedModel:
     """Its replies vary, and so do their lengths."""
-    model = tiny_model(family, scale=8.0 if family in ("t5", "pegasus") else 5.0)
+    model = tiny_model(family, scale=8.0 if family in ("t5", "pegasus", "t5gemma") else 5.0)
     model.set_attn_implementation("eager")
     return model
 

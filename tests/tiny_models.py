@@ -211,6 +211,13 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         **BART, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "scale_embedding": True,
         "generation": {"forced_eos_token_id": 1, "min_length": 8},
     },
+    # Rotary positions, and windows smaller than most replies.
+    "t5gemma": {
+        "tie_word_embeddings": False,
+        "encoder": {**SHAPE, **WINDOW, "query_pre_attn_scalar": 16},
+        "decoder": {**SHAPE, **WINDOW, "query_pre_attn_scalar": 16, "is_decoder": True},
+        "generation": {"decoder_start_token_id": 2, "eos_token_id": 1},
+    },
 }
 # fmt: on
 FAMILIES["gemma3"]["text_config"] = {**SHAPE, **FAMILIES["gemma3_text"]}
