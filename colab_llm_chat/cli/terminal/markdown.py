@@ -133,7 +133,7 @@ def lines_of(console: Console, shown: RenderableType, width: int) -> list[str]:
     """What the console would print, line by line, without spaces at their ends."""
     with console.capture() as captured:
         console.print(shown, width=width)
-    return [SPACES_AT_THE_END.sub(r"\1", line) for line in captured.get().rstrip("\n").split("\n")]
+    return [SPACES_AT_THE_END.sub(r"\1", line) for line in captured.get().strip("\n").split("\n")]
 
 
 def last_block(text: str) -> int:

@@ -56,10 +56,12 @@ class RichReply:
                 self._finish(paragraph(self._thinking, THOUGHT))
             if self._text.strip():
                 self._finish(ChatMarkdown(self._text))
+            self._thinking = self._text = ""
         self._keys.__exit__(None, None, None)
 
     def repaint(self) -> None:
-        self._is_shown = False
+        """Show again what is not finished, after something else was printed."""
+        self._is_shown = not (self._thinking or self._text)
         self.tick()
 
     def _paint(self) -> None:

@@ -21,6 +21,7 @@ from ...errors import SecretMissing
 from ...launch import note_worker
 from ...settings import Settings
 from .interrupts import ended_by_signals
+from .keys import quiet_keys
 from .languages import settle_languages
 from .once import answer_once, message_from
 from .opening import open_chat, wait
@@ -44,7 +45,8 @@ def run_chat(settings: Settings, *, once: str | None, show_prompt: bool) -> None
         return
     screen = _screen(in_cell)
     with started(settings, screen.warn) as chat:
-        open_chat(chat, screen)
+        with quiet_keys():
+            open_chat(chat, screen)
         talk = Talk(chat, chat.settings, screen, show_prompt=show_prompt)
         try:
             settle_languages(chat, talk.conversation, screen)
