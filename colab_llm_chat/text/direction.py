@@ -83,7 +83,7 @@ class ByPrefix:
     def direction(self, request: ChatRequest, fixed: Collection[int]) -> Direction:
         source, target = request.source_language, request.target_language
         if source is None and target is None:
-            typed = request.messages[-1].content
+            typed = last_of_user(request)
             return Direction(translates=any(map(typed.startswith, self._prefixes.values())))
         check(request, self.languages)
         fitting = [one for one in self._prefixes if source in (None, one[0]) and target in (None, one[1])]
@@ -132,6 +132,16 @@ class AsTyped:
 
     def direction(self, request: ChatRequest, fixed: Collection[int]) -> Direction:
         return Direction(translates=self._translates, notes=ignored_languages(request))
+
+
+def last_of_user(request: ChatRequest) -> str:
+    """The text that the model reads. Raises InvalidRequest where there is none."""
+    for message in reversed(request.messages):
+        if message.role == "user":
+            return message.content
+    raise InvalidRequest(
+        "There is no message of the user's to answer.", param=request.asked_in, hint="Send the text as such a message."
+    )
 
 
 def ignored_languages(request: ChatRequest) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from ..errors import ContextLengthExceeded, UnsupportedParameter
 from ..protocol.messages import ChatRequest, Task
 from .dialect import offered
-from .direction import AsTyped, ByInstruction, ByPrefix, ByTokens, Direction, Way
+from .direction import AsTyped, ByInstruction, ByPrefix, ByTokens, Direction, Way, last_of_user
 from .languages import token_ids
 from .pieces import Unsplit
 from .prompts import PREFIX_IDS, Prompt
@@ -85,7 +85,10 @@ class SourceEncoder:
         facts = self._facts()
         own = (facts.get("forced_bos_token_id"), facts.get("decoder_start_token_id"))
         direction = self._way.direction(request, [token_id for token_id in own if token_id is not None])
-        text, source_ids = self._source(request, direction, facts, context_length)
+        # Whoever only looks at a prompt sets a longer limit than the model has.
+        beyond = context_length - facts.get("context_length", 0)
+        limit = max(facts.get("source_length") or context_length, beyond)
+        text, source_ids = self._source(request, direction, limit=limit)
         begun = self._begun(request)
         prompt_ids = [*self._first_ids(direction, facts), *begun]
         room = context_length - len(prompt_ids)
@@ -110,16 +113,13 @@ class SourceEncoder:
         """The reply is all answer."""
         return ReplyParser(Unsplit(), stream_stop=request.stop)
 
-    def _source(
-        self, request: ChatRequest, direction: Direction, facts: Mapping[str, Any], context_length: int
-    ) -> tuple[str, list[int]]:
-        # Whoever only looks at a prompt sets a longer limit than the model has.
-        limit = max(facts.get("source_length") or context_length, context_length - facts.get("context_length", 0))
+    def _source(self, request: ChatRequest, direction: Direction, *, limit: int) -> tuple[str, list[int]]:
+        """The text with its prefix, and its ids. Raises ContextLengthExceeded for more than `limit` ids."""
         if request.prompt_ids:
             ids = list(request.prompt_ids)
             text = str(self._tokenizer.decode(ids))
         else:
-            text = direction.prefix + _last_of_user(request)
+            text = direction.prefix + last_of_user(request)
             ids = self._ids(request, text, direction) if len(text) <= LONGEST_TOKEN * limit else []
         if len(ids) > limit or not ids:
             size = f"{len(ids)} tokens" if ids else f"{len(text)} characters"
@@ -176,15 +176,6 @@ def _way(ids: Mapping[str, int], form: SourceForm) -> Way:
     if form.takes_instructions:
         return ByInstruction()
     return ByPrefix(form.prefixes) if form.prefixes else AsTyped(translates=form.translates_only)
-
-
-def _last_of_user(request: ChatRequest) -> str:
-    for message in reversed(request.messages):
-        if message.role == "user":
-            return message.content
-    raise InvalidRequest(
-        "There is no message of the user's to answer.", param=request.asked_in, hint="Send the text as such a message."
-    )
 
 
 def _refuse(request: ChatRequest) -> None:
