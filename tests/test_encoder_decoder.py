@@ -14,7 +14,7 @@ from colab_llm_chat.engine.sequence import Chunk, Sequence, Step
 from colab_llm_chat.errors import GenerationFailed
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.packed import pack_linears
-from colab_llm_chat.models.runners import encoder_decoder, row_positions
+from colab_llm_chat.models.runners import encoder_decoder, joined, row_positions
 from colab_llm_chat.models.runners.encoder_decoder import EncoderDecoderRunner
 from colab_llm_chat.models.runners.joined import Joined
 from colab_llm_chat.settings import SamplingParams, TokenRules
@@ -95,6 +95,7 @@ def test_rows_that_join_and_leave_say_what_generate_says_alone(family: str, capl
     assert "is an encoder-decoder: its rows run side by side" in caplog.text
     said, count = forwards(model, engine, sequences(model), late=3)
     assert said == expected
+    assert engine.stats.totals["prompt_tokens_computed"] == sum(SOURCE_LENGTHS) + len(SOURCE_LENGTHS)
     assert count < len(expected) + 1.5 * max(REPLY_LENGTHS)
     assert not engine._runner._held  # type: ignore[attr-defined]
 
@@ -134,6 +135,7 @@ def test_cancelled_in_mid_batch_others_go_on(family: str) -> None:
 @pytest.mark.parametrize("family", ["t5", "m2m_100", "marian"])
 def test_paused_rows_are_read_again_in_pieces_and_go_on(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_decoder, "PIECE", 3)
+    monkeypatch.setattr(joined, "AHEAD", 2)
     model, expected = own(family), all_alone(family)
     engine, rows = engine_of(model), sequences(model, background=True)
     said: dict[int, list[int]] = {row.sequence_id: [] for row in rows}

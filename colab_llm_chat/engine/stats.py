@@ -51,7 +51,8 @@ class EngineStats:
 
     def stepped(self, step: Step, report: StepReport, *, began: float) -> None:
         """Count a step that began at this time of `perf_counter`; `step` is what of it did not fail."""
-        now, read = time.perf_counter(), len(step.chunk.ids) if step.chunk else 0
+        now, chunk = time.perf_counter(), step.chunk
+        read = len(chunk.ids) + len(chunk.sequence.source_ids) if chunk else 0
         reused = sum(length for _, length in report.cached)
         for name, more in zip(TOTALS, (read, reused, len(report.tokens), 1, now - began), strict=True):
             self.totals[name] += more

@@ -149,10 +149,11 @@ class EncoderDecoderRunner:
     def _rule(self, row: Sequence, logits: torch.Tensor) -> None:
         """Change logits [1, vocab] as the model's generation config wants them."""
         generation: Any = self._model.generation_config
-        row.cut = generation.forced_eos_token_id is not None and row.generated + 1 == row.sampling.max_new_tokens
         if (rules := self._rules.get(row.sequence_id)) is None:
             rules = self._rules[row.sequence_id] = own_rules(generation, row, self._model.device)
         if rules:
+            last = row.generated + 1 == row.sampling.max_new_tokens
+            row.cut = last and generation.forced_eos_token_id is not None
             ids: Any = self._tensor([row.ids])
             logits.copy_(rules(ids, logits))
 
