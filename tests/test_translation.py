@@ -29,7 +29,7 @@ from colab_llm_chat.text.languages import languages, near_matches
 from colab_llm_chat.text.prompts import Prompt, PromptEncoder
 from colab_llm_chat.text.sources import SourceEncoder
 from tests import source_tokenizers
-from tests.tokenizers_made_here import byte_level
+from tests.tokenizers_made_here import CHATML, byte_level
 
 # Marian's tokenizer would have another package put punctuation in order; it works without.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -336,6 +336,25 @@ def test_a_begun_reply_is_carried_on(folders: Mapping[str, Path]) -> None:
     assert found.source_ids == prompt(folders["nllb"], **ENGLISH_TO_JAPANESE).source_ids
     assert found.prompt_ids == (2, tokenizer.convert_tokens_to_ids("jpn_Jpan"), *begun)
     assert (found.prefix_ids, found.strip_leading) == (begun, False)
+
+
+def test_an_encoder_reads_the_conversation_where_there_is_a_chat_template(tmp_path: Path) -> None:
+    # As google/t5gemma-2b-2b-ul2-it: an encoder-decoder that was made for chats.
+    byte_level(CHATML).save_pretrained(tmp_path)
+    source_tokenizers.config(tmp_path, "t5gemma", decoder_start_token_id=2)
+    turns = (Message("user", "Hi"), Message("assistant", "Ho"), Message("user", TEXT))
+    made = encoder(tmp_path, context_length=512, source_length=200)
+    found = made.encode(replace(asked(), messages=turns), context_length=512)
+    wanted = load_tokenizer(tmp_path).apply_chat_template(
+        [{"role": one.role, "content": one.content} for one in turns], add_generation_prompt=True, tokenize=False
+    )
+    assert (found.text, found.prompt_ids) == (wanted, (2,))
+    assert made.encode(asked(raw=True), context_length=512).text == TEXT
+    long = replace(asked(truncation="auto"), messages=(Message("user", "猫" * 250), *turns[1:]))
+    assert made.encode(long, context_length=512).dropped_messages == 2
+    carried = replace(asked(continue_final=True), messages=(*turns, Message("assistant", "Ha")))
+    begun = made.encode(carried, context_length=512)
+    assert (begun.source_ids, begun.prompt_ids[:1], begun.prefix_ids) == (found.source_ids, (2,), begun.prompt_ids[1:])
 
 
 def test_ids_are_the_source_as_they_are(folders: Mapping[str, Path]) -> None:

@@ -1,13 +1,14 @@
 """A request's last message to the ids that an encoder reads and the ids with which its decoder begins.
 
-The counterpart of prompts.PromptEncoder for encoder-decoder models: no template, no history, no system prompt.
-Knows nothing of sampling or HTTP.
+The counterpart of prompts.PromptEncoder for encoder-decoder models: no history and no system prompt, but for the few
+that have a chat template, whose encoder reads the conversation. Knows nothing of sampling or HTTP.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ContextLengthExceeded, UnsupportedParameter
@@ -16,7 +17,7 @@ from .dialect import offered
 from .direction import AsTyped, ByInstruction, ByPrefix, ByTokens, Direction, Way, last_of_user
 from .languages import token_ids
 from .pieces import Unsplit
-from .prompts import PREFIX_IDS, Prompt
+from .prompts import PREFIX_IDS, Prompt, PromptEncoder
 from .reply import ReplyParser
 from .verbatim import TextEncoder
 from .window import LONGEST_TOKEN
@@ -59,6 +60,7 @@ class SourceEncoder:
         self._facts = facts
         self._own_system = own_system
         self._encoder = TextEncoder(tokenizer)
+        self._chat = PromptEncoder(tokenizer) if tokenizer.chat_template else None
         self._closing = self._closing_ids()
         ids = token_ids(tokenizer)
         self._way = _way(ids, form)
@@ -69,7 +71,7 @@ class SourceEncoder:
     @property
     def form(self) -> str:
         """What its text is given as, in words."""
-        return f"the last message alone ({self.task})"
+        return self._chat.form if self._chat else f"the last message alone ({self.task})"
 
     @property
     def task(self) -> Task:
@@ -88,7 +90,7 @@ class SourceEncoder:
         # Whoever only looks at a prompt sets a longer limit than the model has.
         beyond = context_length - facts.get("context_length", 0)
         limit = max(facts.get("source_length") or context_length, beyond)
-        text, source_ids = self._source(request, direction, limit=limit)
+        text, source_ids, dropped = self._source(request, direction, limit=limit)
         begun = self._begun(request)
         prompt_ids = [*self._first_ids(direction, facts), *begun]
         room = context_length - len(prompt_ids)
@@ -103,6 +105,7 @@ class SourceEncoder:
             source_ids=tuple(source_ids),
             text=text,
             max_new_tokens=min(request.sampling.max_new_tokens, room),
+            dropped_messages=dropped,
             strip_leading=not begun,
             prefix_ids=tuple(begun[-PREFIX_IDS:]),
             greedy=cold,
@@ -113,8 +116,14 @@ class SourceEncoder:
         """The reply is all answer."""
         return ReplyParser(Unsplit(), stream_stop=request.stop)
 
-    def _source(self, request: ChatRequest, direction: Direction, *, limit: int) -> tuple[str, list[int]]:
-        """The text with its prefix, and its ids. Raises ContextLengthExceeded for more than `limit` ids."""
+    def _source(self, request: ChatRequest, direction: Direction, *, limit: int) -> tuple[str, list[int], int]:
+        """The text with its prefix, its ids, and how many messages were dropped.
+
+        Raises ContextLengthExceeded for more than `limit` ids.
+        """
+        if self._chat is not None and not request.raw:
+            prompt = self._chat.encode(_conversation(request), context_length=limit + 1)
+            return prompt.text, list(prompt.prompt_ids), prompt.dropped_messages
         if request.prompt_ids:
             ids = list(request.prompt_ids)
             text = str(self._tokenizer.decode(ids))
@@ -128,7 +137,7 @@ class SourceEncoder:
                 param=request.asked_in,
                 hint="Send the text in parts.",
             )
-        return text, ids
+        return text, ids, 0
 
     def _ids(self, request: ChatRequest, text: str, direction: Direction) -> list[int]:
         """With the ids that belong around a text: explicitly, for the tokenizer may have another language set."""
@@ -155,7 +164,8 @@ class SourceEncoder:
         return self._encoder.encode(self._encoder.mark_text(last.content)) if carries_on else []
 
     def _ignored(self, request: ChatRequest) -> tuple[str, ...]:
-        told = any(one.role == "system" and one.content != self._own_system for one in request.messages)
+        others = [one for one in request.messages if one.role == "system" and one.content != self._own_system]
+        told = others and (self._chat is None or request.raw)
         return ("This model reads the last message alone; the system prompt had no effect.",) if told else ()
 
     def _closing_ids(self) -> list[int]:
@@ -176,6 +186,13 @@ def _way(ids: Mapping[str, int], form: SourceForm) -> Way:
     if form.takes_instructions:
         return ByInstruction()
     return ByPrefix(form.prefixes) if form.prefixes else AsTyped(translates=form.translates_only)
+
+
+def _conversation(request: ChatRequest) -> ChatRequest:
+    """What the encoder reads, for which a reply in the same window is nothing: the begun one is the decoder's."""
+    messages = request.messages[:-1] if request.continue_final else request.messages
+    sampling = request.sampling.model_copy(update={"max_new_tokens": 1})
+    return replace(request, messages=messages, sampling=sampling, continue_final=False)
 
 
 def _refuse(request: ChatRequest) -> None:
