@@ -96,7 +96,8 @@ export class ThreadView {
 
   #keepToEnd() {
     const { scroller } = this.#elements;
-    if (this.#follow.following) scroller.scrollTop = scroller.scrollHeight;
+    // A greeting that has no room is read from its beginning.
+    if (this.#follow.following && this.#views.size > 0) scroller.scrollTop = scroller.scrollHeight;
     this.#showJump();
   }
 
