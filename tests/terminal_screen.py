@@ -49,6 +49,9 @@ class ScreenText:
             row += " " * (self.column + size - len(row))
             row[self.column : self.column + size] = [letter, *BEHIND_WIDE * (size - 1)]
             self.column += size
+        elif self.rows[self.row][: self.column]:
+            # A part of the character before it.
+            self.rows[self.row][self.column - 1] += letter
 
     def _go_down(self) -> None:
         self.row += 1

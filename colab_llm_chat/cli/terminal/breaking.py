@@ -24,7 +24,7 @@ def breaks(text: str, width: int, *, hang: int = 0) -> list[int]:
             may_break = at
         # A space at the end of a line is not shown.
         if column + size > width and not letter.isspace() and at > start:
-            start = may_break if may_break > start else at
+            start = may_break if may_break > start and hang + cell_len(text[may_break : at + 1]) <= width else at
             found.append(start)
             column = hang + cell_len(text[start:at])
         column += size

@@ -49,7 +49,7 @@ class Region:
         """Leave what is shown and go to the next line."""
         if self._painted or self._gone:
             self._write("\n")
-        self._forget()
+        self._painted, self._gone = [], 0
 
     def erase(self) -> None:
         """Take away what can still be taken away; the next `paint` shows it again."""
@@ -68,11 +68,9 @@ class Region:
 
     def _start_below(self) -> None:
         """A window of another width has broken its lines anew: nobody knows where they begin now."""
-        self.finish()
-        self._width = self._console.width
-
-    def _forget(self) -> None:
-        self._painted, self._gone = [], 0
+        if self._painted:
+            self._write("\n")
+        self._painted, self._width = [], self._console.width
 
     def _write(self, text: str) -> None:
         self._console.file.write(text)

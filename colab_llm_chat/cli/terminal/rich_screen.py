@@ -28,16 +28,17 @@ class RichReply:
         self._console, self._region, self._lock = console, region, lock
         self._keys = quiet_keys()
         self._keys.__enter__()
+        self._is_open = True
         self._thinking, self._text = "", ""
+        # Lines of finished blocks: rendered once, and mostly above the screen soon.
+        self._done: list[str] = []
         self._due = 0.0
         self._is_shown = True
-        self._has_blocks = False
 
     def feed(self, text: str, reasoning: str) -> None:
         with self._lock:
-            if text and self._thinking:
-                self._finish(paragraph(self._thinking, THOUGHT))
-                self._thinking = ""
+            if text:
+                self._end_thinking()
             self._thinking += printable(reasoning)
             self._text += printable(text)
             self._is_shown = False
@@ -52,37 +53,37 @@ class RichReply:
 
     def close(self) -> None:
         with self._lock:
-            if self._thinking:
-                self._finish(paragraph(self._thinking, THOUGHT))
-            if self._text.strip():
-                self._finish(ChatMarkdown(self._text))
-            self._thinking = self._text = ""
+            self._end_thinking()
+            self._done, self._text = self._with(ChatMarkdown(self._text)), ""
+            self._region.paint(self._done)
+            self._region.finish()
+            self._is_open = False
         self._keys.__exit__(None, None, None)
 
     def repaint(self) -> None:
         """Show again what is not finished, after something else was printed."""
-        self._is_shown = not (self._thinking or self._text)
-        self.tick()
+        if self._is_open:
+            self._paint()
 
     def _paint(self) -> None:
         begins = last_block(self._text)
-        if begins and self._text[:begins].strip():
-            self._finish(ChatMarkdown(self._text[:begins]))
-            self._text = self._text[begins:]
-        pending = paragraph(self._thinking, THOUGHT) if self._thinking else ChatMarkdown(self._text)
-        self._show(pending)
+        if begins:
+            self._done, self._text = self._with(ChatMarkdown(self._text[:begins])), self._text[begins:]
+        thought = self._thinking
+        self._region.paint(self._with(paragraph(thought, THOUGHT) if thought else ChatMarkdown(self._text)))
         self._is_shown = True
         self._due = time.monotonic() + PAINT_SECONDS
 
-    def _show(self, block: RenderableType) -> None:
-        lines = lines_of(self._console, block, self._region.width)
-        if lines != [""]:
-            self._region.paint(["", *lines] if self._has_blocks else lines)
+    def _end_thinking(self) -> None:
+        if self._thinking:
+            self._done, self._thinking = self._with(paragraph(self._thinking, THOUGHT)), ""
 
-    def _finish(self, block: RenderableType) -> None:
-        self._show(block)
-        self._region.finish()
-        self._has_blocks = True
+    def _with(self, block: RenderableType) -> list[str]:
+        """The finished lines, and below them those of a block."""
+        lines = lines_of(self._console, block, self._region.width)
+        if not any(lines):
+            return self._done
+        return [*self._done, *([""] if self._done else []), *lines]
 
 
 class RichScreen:
