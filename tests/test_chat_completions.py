@@ -80,6 +80,19 @@ def test_every_field_of_sampling_is_honoured() -> None:
     assert chat(**sent, max_tokens=9).sampling == SamplingParams(**sent, max_new_tokens=9)
 
 
+def test_a_temperature_counts_as_set_only_where_somebody_set_it() -> None:
+    assert "temperature" not in chat(max_tokens=5, top_p=0.5).sampling.model_fields_set
+    assert "temperature" in chat(temperature=0.7).sampling.model_fields_set
+    own = parse(Settings(temperature=0.7), max_tokens=5).choices[0].sampling
+    assert "temperature" in own.model_fields_set
+
+
+def test_languages_come_from_the_request_else_from_the_settings() -> None:
+    own = Settings(language_source="eng_Latn", language_target="jpn_Jpan")
+    [asked] = parse(own, target_language="fra_Latn").choices
+    assert (asked.source_language, asked.target_language) == ("eng_Latn", "fra_Latn")
+
+
 def test_token_rules_stop_and_the_rest_are_honoured() -> None:
     request = chat(logit_bias={"5": -100, "7": 1.5}, min_tokens=2, ignore_eos=True, stop="END", deadline_ms=900)
     assert (request.rules.logit_bias, request.rules.min_tokens, request.rules.ignore_eos) == (
