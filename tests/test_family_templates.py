@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.engine.reports import Progress
-from colab_llm_chat.models.families import FAMILIES, TEMPLATES, family_for, family_of
+from colab_llm_chat.models.families import FAMILIES, TEMPLATES, family_for, family_of, turn_ends
 from colab_llm_chat.models.tokenizer import load_tokenizer
 from colab_llm_chat.protocol.messages import ChatRequest, Message
 from colab_llm_chat.settings import SamplingParams, Settings
@@ -279,7 +279,7 @@ def encoder_of(tokenizer: Any, model_id: str, folder: Path) -> PromptEncoder:
     family = family_for(tokenizer, model_id, folder)
     if family is not None:
         family.give_to(tokenizer)
-    return PromptEncoder(tokenizer, family)
+    return PromptEncoder(tokenizer, family, turn_ends=turn_ends(tokenizer))
 
 
 @dataclass(frozen=True)
@@ -434,6 +434,14 @@ def test_a_template_of_the_models_own_wins(tmp_path: Path) -> None:
     prompt = encoder.encode(request(*ONE), context_length=4096)
     assert (tokenizer.chat_template, encoder.form) == (CHATML, "its own chat template")
     assert (prompt.stop, prompt.strip_leading) == ((), False)
+
+
+def test_a_template_of_the_models_own_ends_its_turns_where_its_family_does(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML)
+    # Its files know of <|endoftext|> only, as those of many models that others trained on.
+    ends = encoder_of(tokenizer, "someone/cat-7b", config_in(tmp_path, model_type="llama")).end_ids
+    assert sorted(tokenizer.convert_ids_to_tokens(list(ends))) == ["<|im_end|>", "<|im_start|>"]
+    assert turn_ends(byte_level("<|im_start|>{{ messages[0].content }}")) == turn_ends(byte_level()) == frozenset()
 
 
 def test_a_form_whose_tokens_the_tokenizer_lacks_is_not_used(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ChatError, LoadError, ModelLoading, QueueFull
-from ..models.families import family_for
+from ..models.families import family_for, turn_ends
 from ..models.load import load_tokenizer
 from ..models.seq2seq import seq2seq_of
 from ..protocol.messages import ChatRequest, PromptTokens, State, Status
@@ -168,7 +168,7 @@ class Chat:
         family = family_for(tokenizer, model_id, folder)
         if family is not None:
             family.give_to(tokenizer)
-        return PromptEncoder(tokenizer, family)
+        return PromptEncoder(tokenizer, family, turn_ends=turn_ends(tokenizer))
 
     def _load_tokenizer(self, folder: str) -> None:
         try:

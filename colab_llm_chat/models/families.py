@@ -176,6 +176,16 @@ def family_for(tokenizer: PreTrainedTokenizerBase, model_id: str, folder: str | 
     return family if family is not None and added.issuperset(family.tokens) else None
 
 
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Tokens that end a turn in the tokenizer's own template, where it marks turns as a family that is known.
+
+    Many a model's files name only the end of a whole text, and it would go on to play the other side.
+    """
+    template = str(tokenizer.chat_template or "")
+    marked = [family for family in FAMILIES if family.tokens and all(token in template for token in family.tokens)]
+    return frozenset(end for family in marked for end in family.ends)
+
+
 def family_of(model_id: str, folder: Path) -> Family | None:
     """By the model's name, else by what a folder of the user's tells: its own name, and the model that it was."""
     config = read_object(folder / "config.json")

@@ -6,7 +6,7 @@ a raw message goes as it is. Knows nothing of models, sampling or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -64,10 +64,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, *, context_
 class PromptEncoder:
     """Prompts for one tokenizer, from as many threads as like."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, family: FamilyForm | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        family: FamilyForm | None = None,
+        *,
+        turn_ends: Collection[str] = (),
+    ) -> None:
         """`family`: whose chat template it is that the tokenizer has, where it is not its own.
 
-        `end_ids` are the tokens that end a turn in the family's form, which the model's files need not say.
+        `end_ids` are the tokens that end a turn, in the family's form or as `turn_ends` names them, which the model's
+        files need not say.
         """
         self._tokenizer = tokenizer
         self._family = family
@@ -76,7 +83,7 @@ class PromptEncoder:
         self._dialect = Dialect(tokenizer, self._template.source if self._template else "")
         self._markers = Markers(family) if family else None
         self._stop = self._form_stop()
-        ends = family.ends if family else ()
+        ends = {*turn_ends, *(family.ends if family else ())}
         self.end_ids = frozenset(at for at, one in tokenizer.added_tokens_decoder.items() if one.content in ends)
 
     @property
