@@ -145,7 +145,7 @@ def _gives(runner: Runner, model: PreTrainedModel, found: list[torch.Tensor]) ->
 
 
 def _for_encoder_decoder(model: PreTrainedModel) -> Runner:
-    """Rows in one forward, else in turns, else each token with its whole source and reply: that is always right."""
+    """Rows in one forward, else in turns, else each token with its whole source and reply, by no cache."""
     name = type(model).__name__
     for together, way in ((True, "its rows run side by side"), (False, "its rows take turns")):
         runner = EncoderDecoderRunner(model, together=together)
