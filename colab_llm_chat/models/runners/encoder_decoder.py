@@ -41,7 +41,7 @@ class EncoderDecoderRunner:
     switch_length = 0
 
     def __init__(self, model: PreTrainedModel, *, together: bool = True, cached: bool = True) -> None:
-        """Without `cached` each token encodes its source and reads the reply again: slow, but asks nothing of a cache."""
+        """Without `cached` each token encodes its source and reads the reply again: slow, but needs no cache."""
         self.vocab_size = embedded_ids(model)
         self.arena = NoSlots()
         self._model, self._together, self._cached = model, together and cached, cached
