@@ -50,13 +50,7 @@ class ChatError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """The `error` object of API.md; also the form in which an error crosses the engine's pipe."""
-        return {
-            "message": self.message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-            "hint": self.hint,
-        }
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code, "hint": self.hint}
 
     @property
     def headers(self) -> dict[str, str]:
