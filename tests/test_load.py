@@ -120,7 +120,15 @@ def test_the_gpu_decides_the_number_format(
     capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert hardware.choose_dtype(Settings(), torch.device("cuda:0")) == dtype
+    assert hardware.choose_dtype(Settings(), torch.device("cuda:0"), model_type="gemma2") == dtype
+
+
+def test_a_model_that_overflows_fp16_computes_in_bf16_on_an_older_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    chosen = hardware.choose_dtype(Settings(), torch.device("cuda:0"), model_type="gemma3_text")
+    assert chosen == torch.bfloat16
+    asked = Settings(dtype="float16")
+    assert hardware.choose_dtype(asked, torch.device("cuda:0"), model_type="gemma3_text") == torch.float16
 
 
 def test_cuda_asked_for_on_a_machine_without_is_a_usage_error(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

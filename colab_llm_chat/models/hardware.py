@@ -15,6 +15,8 @@ log = logging.getLogger("colab_llm_chat")
 
 # Compute capability from which bf16 is native (Ampere). torch.cuda.is_bf16_supported() counts emulation on a T4.
 NATIVE_BF16 = (8, 0)
+# Their activations exceed the largest number of fp16 (huggingface/transformers#39972).
+TOO_LARGE_FOR_FP16 = "gemma3"
 # A card sold with 24 GB reports a little over 22 GiB.
 ROOMY_GPU_BYTES = 22 * 2**30
 
@@ -29,8 +31,11 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """bf16 from Ampere on, fp16 on older GPUs, fp32 on the CPU, unless the settings say otherwise."""
+def choose_dtype(settings: Settings, device: torch.device, *, model_type: str = "") -> torch.dtype:
+    """bf16 from Ampere on, fp16 on older GPUs, fp32 on the CPU, unless the settings say otherwise.
+
+    Types of models that fp16 is too small for compute in bf16 on older GPUs too, where that is slower.
+    """
     import torch
 
     if settings.dtype != "auto":
@@ -38,7 +43,8 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
         return chosen
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else torch.float16
+    native = torch.cuda.get_device_capability(device) >= NATIVE_BF16
+    return torch.bfloat16 if native or model_type.startswith(TOO_LARGE_FOR_FP16) else torch.float16
 
 
 def choose_quantization(settings: Settings, device: torch.device) -> str:

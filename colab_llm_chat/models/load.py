@@ -150,7 +150,7 @@ def _from_pretrained(
 
 def _plan(config: PretrainedConfig, weights: Weights, settings: Settings) -> _Plan:
     device = choose_device(settings)
-    dtype = choose_dtype(settings, device)
+    dtype = choose_dtype(settings, device, model_type=config.model_type)
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         quantization = choose_quantization(settings, device)
