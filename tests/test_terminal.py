@@ -17,6 +17,7 @@ import pytest
 
 from colab_llm_chat.models.hub import DEMO_FOLDER
 from tests.terminal_screen import ScreenText
+from tests.test_source_twins import TWINS, build
 
 COMMAND = ["-m", "colab_llm_chat", "chat", "--temperature", "0", "--seed", "1"]
 CREDENTIAL = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"
@@ -29,11 +30,11 @@ PROMPT_BEGINS, PROMPT_ENDS = re.escape("\x1b[?2004h"), re.escape("\x1b[?2004l")
 class Terminal:
     """The program in a terminal, and what it shows there as text."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         hearing = {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", "XDG_STATE_HOME": str(folder)}
         environment = {**os.environ, **hearing, "HF_TOKEN": CREDENTIAL, MARK: str(folder)}
         self.program = pexpect.spawn(
-            sys.executable, COMMAND, env=environment, encoding="utf-8", timeout=120, dimensions=(24, 80)
+            sys.executable, [*COMMAND, *flags], env=environment, encoding="utf-8", timeout=120, dimensions=(24, 80)
         )
         self.screen, self._begins = ScreenText(), 0
         self.opening = self.next_prompt()
@@ -135,6 +136,21 @@ def test_exit_ends_the_program_and_its_engine(terminal: Terminal, folder: Path) 
     terminal.program.wait()
     assert terminal.shown() == "See you!"
     assert (terminal.program.exitstatus, processes_of(folder)) == (0, [])
+
+
+def test_a_translation_with_codes_and_ctrl_d(tmp_path: Path) -> None:
+    [nllb] = [twin for twin in TWINS if "nllb" in twin.model_id]
+    terminal = Terminal(tmp_path, "-m", str(build(nllb, tmp_path)), "-S", "eng_Latn", "--show-prompt")
+    assert "Task: translation\n" in terminal.opening
+    assert "Source Language: eng_Latn\n" in terminal.opening
+    assert "Did you mean `jpn_Jpan`" in terminal.say("jpn_Jpn")
+    assert terminal.say("jpn_Jpan") == ""
+    assert terminal.say(r"\The quick\nfox.").startswith("The quick\nfox.\n")
+    assert "Did you mean `eng_Latn`" in terminal.say("/target eng")
+    terminal.program.sendcontrol("d")
+    terminal.wait_for(pexpect.EOF)
+    terminal.program.wait()
+    assert (terminal.program.exitstatus, terminal.screen.text().endswith("See you!")) == (0, True)
 
 
 def run(*arguments: str, text: str = "", where: Path) -> subprocess.CompletedProcess[str]:
