@@ -23,7 +23,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # The longest first: begun last, one worker would go through them alone.
 SLOW = (
     *("test_notebook", "test_compiled", "test_page", "test_notebook_secrets", "test_client", "test_page_for_everyone"),
-    *("test_terminal", "test_families", "test_worker", "test_launch", "test_chat", "test_aws_lambda", "test_bench", "test_metrics"),
+    *("test_terminal", "test_families", "test_worker", "test_launch", "test_chat", "test_aws_lambda", "test_bench"),
+    *("test_terminal_notebook", "test_metrics"),
 )
 
 
