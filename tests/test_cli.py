@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from colab_llm_chat.cli import cli, main
+from colab_llm_chat.cli import cli, llm_chat, main
 from colab_llm_chat.launch import link
 from colab_llm_chat.settings import VERSION, Settings, flag_of
 from colab_llm_chat.web.app import create_app
@@ -108,6 +109,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ended:
         "import colab_llm_chat",
         "from colab_llm_chat.cli import main; main(['--help'])",
         "from colab_llm_chat.cli import main; main(['serve', '--help'])",
+        "from colab_llm_chat.cli import main; main(['chat', '--help'])",
         "import colab_llm_chat.web.app, colab_llm_chat.protocol.simple",
     ],
 )
@@ -147,6 +149,36 @@ def test_a_wrong_flag_is_one_line_and_code_2(
     errors = [line for line in ended.err.splitlines() if "rror" in line]
     assert (ended.code, ended.out, len(errors)) == (2, "", 1)
     assert errors[0].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-m", "owner/name", "--temperature", "3"], "See colab-llm-chat chat --help."),
+        (["chat", "--temperature", "3"], "See colab-llm-chat chat --help."),
+        (["--port", "5000"], "No such option"),
+        (["-m", "owner/name", "--once", " "], "--once holds no message."),
+        (["chatt"], "No such command 'chatt'"),
+    ],
+)
+def test_flags_without_a_command_are_those_of_chat(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    ended = shown(capsys, *arguments)
+    assert (ended.code, ended.out, told in ended.err) == (2, "", True)
+
+
+def test_no_arguments_at_all_are_the_help_in_a_shell_and_the_chat_in_a_notebook(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert (main([]), "Standard input holds no message." in capsys.readouterr().err) == (2, True)
+    monkeypatch.setattr(sys, "argv", ["colab-llm-chat"])
+    main()
+    told = capsys.readouterr()
+    assert "Commands:" in told.out + told.err
+    monkeypatch.setattr(sys, "argv", ["llm-chat", "--help"])
+    assert (llm_chat(), "--once TEXT" in capsys.readouterr().out) == (0, True)
 
 
 def test_a_wrong_variable_is_refused_like_its_flag(

@@ -148,6 +148,18 @@ def test_a_growing_line_is_written_anew_alone() -> None:
     assert ("three four" in written, "one" in written, "two" in written) == (True, False, False)
 
 
+def test_a_window_that_becomes_wider_in_mid_reply_loses_nothing() -> None:
+    shown = Shown(width=20, height=40)
+    view = shown.rich.reply()
+    view.feed("first\n\nsecond one", "")
+    view.tick()
+    shown.text()
+    shown.rich._console.width = shown.screen.width = 60
+    view.feed(" goes on\n\nthird", "")
+    view.close()
+    assert shown.text().splitlines()[-5:] == ["first", "", "second one goes on", "", "third"]
+
+
 def test_a_warning_in_mid_reply_stands_above_what_is_still_written() -> None:
     shown = Shown()
     view = shown.rich.reply()
