@@ -98,7 +98,7 @@ def _set(talking: Talking, rest: str) -> None:
     only = knobs.known_name(name) if name else ""
     for field, shown, bounds in knobs.listed(conversation.sampling):
         if field == (only or field):
-            screen.say(f"{field} = {shown}" if value else f"{field} = {shown} ({bounds})")
+            screen.say(f"{field} = {shown}" if value else f"{field} = {shown} ({bounds})", hang=4)
 
 
 def _source(talking: Talking, rest: str) -> None:

@@ -15,6 +15,10 @@ UNSAID = ("INFO ", "DEBUG ")
 @contextmanager
 def caught_stderr(tell: Callable[[str], None] | None = None) -> Iterator[None]:
     """Give each line to `tell`, from a thread, or let it pass; progress bars and news for logs are left out."""
+    # Closed by whoever started the program.
+    if sys.stderr is None:
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     source, sink = os.pipe()
