@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import openai_tables
 from benchmarks.models import models_table
 from colab_llm_chat.errors import ChatError, ColabError, TunnelError, UsageError
+from colab_llm_chat.errors.upstream import UpstreamError
 from colab_llm_chat.settings import markdown_table
 from colab_llm_chat.web.metrics import METRICS, PREFIX
 
@@ -62,7 +63,7 @@ def metrics_table() -> str:
 
 def _served_errors(kind: type[ChatError]) -> Iterator[type[ChatError]]:
     # Those are met by the command line and the notebook, never by a request.
-    if kind not in (UsageError, ColabError, TunnelError):
+    if kind not in (UsageError, ColabError, TunnelError, UpstreamError):
         yield kind
         for narrower in kind.__subclasses__():
             yield from _served_errors(narrower)

@@ -13,6 +13,7 @@ ChatError
 │                     DriveUnavailable ── DriveRefused, DriveCopyFailed
 ├── TunnelError ───── NgrokTokenMissing, NgrokTokenRefused, TooManySessions, EndpointOnline, DomainRefused,
 │                     AgentRefused, AgentMissing, AgentSilent
+├── UpstreamError ── drawn in upstream.py
 └── UsageError
 """
 

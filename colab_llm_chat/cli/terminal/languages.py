@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import InvalidRequest
+from ...errors.upstream import UpstreamLacks
 from ...protocol.messages import ChatService
 from .conversation import Conversation, Exchange
 from .screen import Screen
@@ -26,12 +27,14 @@ def settle_languages(chat: ChatService, conversation: Conversation, screen: Scre
 
 
 def fault(chat: ChatService, conversation: Conversation) -> InvalidRequest | None:
-    """What is wrong with the conversation's languages."""
+    """What is wrong with the conversation's languages, as far as that can be asked."""
     try:
         chat.tokenize(conversation.request(Exchange("?")))
     except InvalidRequest as error:
         if error.param in ASKED:
             return error
+    except UpstreamLacks:
+        pass
     return None
 
 

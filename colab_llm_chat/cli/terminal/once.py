@@ -9,6 +9,7 @@ from ...errors import UsageError
 from ...protocol.messages import ChatService
 from ...settings import Settings
 from .conversation import Conversation, Exchange
+from .prompt import prompt_text
 from .pump import Pump
 
 
@@ -25,7 +26,7 @@ def answer_once(chat: ChatService, settings: Settings, text: str, *, show_prompt
     """Print the reply as it comes; notes go to standard error."""
     request = Conversation(settings).request(Exchange(text))
     if show_prompt:
-        print(chat.tokenize(request).text, file=sys.stderr, flush=True)
+        print(prompt_text(chat, request), file=sys.stderr, flush=True)
     reply = chat.stream(request)
     said = ""
     try:

@@ -9,12 +9,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from pydantic import SecretStr
 
 from ...chat import Chat
+from ...chat.remote import Address, RemoteChat
 from ...colab import orphans
 from ...colab.runtime import in_colab, read_secret
 from ...errors import SecretMissing
@@ -28,25 +29,25 @@ from .opening import open_chat, wait
 from .screen import PlainScreen, Screen
 from .stray import caught_stderr
 from .talk import FAREWELL, Talk
+from .upstream import open_upstream
 
 HF_SECRET = "HF_TOKEN"
 
 
-def run_chat(settings: Settings, *, once: str | None, show_prompt: bool) -> None:
-    """Talk until the end. Raises LoadError when the model cannot be had, UsageError for an empty message."""
+def run_chat(settings: Settings, *, once: str | None, show_prompt: bool, upstream: Address | None = None) -> None:
+    """Talk until the end. Raises LoadError when the model cannot be had, UpstreamError when the upstream cannot,
+    UsageError for an empty message.
+    """
     in_cell = in_kernel()
-    if in_colab() and settings.hf_token is None:
+    if upstream is None and in_colab() and settings.hf_token is None:
         settings = settings.model_copy(update={"hf_token": _colab_secret()})
     if once is not None or not (in_cell or sys.stdin.isatty()):
         text = message_from(once, sys.stdin)
-        with started(settings) as chat:
-            wait(chat.start())
+        with _opened(settings, upstream) as chat:
             answer_once(chat, chat.settings, text, show_prompt=show_prompt)
         return
     screen = _screen(in_cell)
-    with started(settings, screen.warn) as chat:
-        with quiet_keys():
-            open_chat(chat, screen)
+    with _opened(settings, upstream, screen) as chat:
         talk = Talk(chat, chat.settings, screen, show_prompt=show_prompt)
         try:
             settle_languages(chat, talk.conversation, screen)
@@ -54,6 +55,23 @@ def run_chat(settings: Settings, *, once: str | None, show_prompt: bool) -> None
             screen.say(FAREWELL)
             return
         talk.run()
+
+
+@contextmanager
+def _opened(settings: Settings, upstream: Address | None, screen: Screen | None = None) -> Iterator[Chat | RemoteChat]:
+    """A chat that can answer, here or elsewhere; the screen, if any, shows how far that is."""
+    if upstream is not None:
+        with ended_by_signals(), closing(RemoteChat(settings, upstream)) as remote:
+            open_upstream(remote, screen)
+            yield remote
+        return
+    with started(settings, screen.warn if screen else None) as chat:
+        if screen is None:
+            wait(chat.start())
+        else:
+            with quiet_keys():
+                open_chat(chat, screen)
+        yield chat
 
 
 @contextmanager

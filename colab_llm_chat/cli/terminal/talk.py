@@ -11,6 +11,7 @@ from . import slash
 from .conversation import Conversation, Exchange
 from .interrupts import presses
 from .languages import fault
+from .prompt import prompt_text
 from .pump import Pump
 from .screen import Screen
 
@@ -88,7 +89,11 @@ class Talk:
         conversation = self.conversation
         before = conversation.source_language, conversation.target_language
         conversation.source_language, conversation.target_language = source, target
-        error = fault(self._chat, conversation)
+        error: ChatError | None
+        try:
+            error = fault(self._chat, conversation)
+        except ChatError as other:
+            error = other
         if error is not None:
             conversation.source_language, conversation.target_language = before
             raise error
@@ -101,7 +106,7 @@ class Talk:
         request = self.conversation.request(exchange)
         try:
             if self._show_prompt:
-                self.screen.note(self._chat.tokenize(request).text)
+                self.screen.note(prompt_text(self._chat, request))
             end = self._stream(request, exchange)
         finally:
             self.conversation.keep(exchange)
