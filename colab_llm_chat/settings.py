@@ -56,6 +56,11 @@ class SamplingParams(BaseModel):
         None, ge=0, lt=2**63, description="The same seed and request give the same reply; unset draws anew."
     )
 
+    @property
+    def penalises(self) -> bool:
+        """Whether what the conversation has makes a token less or more likely."""
+        return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+
 
 class TokenRules(BaseModel):
     """What one request asks of single tokens; none of it is a setting of the server.

@@ -109,6 +109,33 @@ def test_in_any_order_of_events_all_end_and_rows_keep_their_slots(
     assert all(one.generated == 6 for one in alive.values())
 
 
+def test_short_prompts_are_read_before_the_rest_of_a_long_one_which_then_goes_on() -> None:
+    slots = Slots()
+    scheduler, long = Scheduler(slots, max_rows=8, chunk_size=16), sequence(1, 200)
+    scheduler.add(long)
+    advance(scheduler, slots)
+    read, first = long.computed, []
+    for number in (2, 3, 5):
+        scheduler.add(sequence(number, 8))
+    while long.generated == 0:
+        first += [one for one in advance(scheduler, slots) if one not in first]
+        assert scheduler.prefilling is not long or long.computed > read > 0
+    assert first == [2, 3, 5, 1]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_a_long_prompt_is_read_in_twice_its_time_however_many_short_ones_come(rows: int) -> None:
+    slots = Slots()
+    scheduler, long, chunks = Scheduler(slots, max_rows=rows, chunk_size=16), sequence(0, 200), 0
+    scheduler.add(long)
+    while long.generated == 0:
+        chunks += scheduler.prefilling not in (None, long)
+        scheduler.add(sequence(1 + len(scheduler.waiting) + chunks, 10))
+        advance(scheduler, slots)
+    assert long.overtaken <= 200
+    assert chunks > 0 or rows == 2
+
+
 def test_background_sequences_run_only_while_nobody_else_does() -> None:
     slots = Slots()
     scheduler = Scheduler(slots, max_rows=4, chunk_size=4)

@@ -6,9 +6,7 @@ Rows are told apart by index; a row that asks for nothing costs nothing. Knows n
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 
-from ..settings import SamplingParams
 from .sequence import Sequence
 
 # Far below every logit, but finite also when divided by a low temperature: a grammar may leave nothing else.
@@ -19,7 +17,7 @@ Cells = list[tuple[int, int]]
 def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     """logits [rows, vocab], float32 -> the same or a copy; -inf where a row allows no id."""
     vocab = logits.shape[-1]
-    penalised = [i for i, row in enumerate(rows) if _penalises(row.sampling)]
+    penalised = [i for i, row in enumerate(rows) if row.sampling.penalises]
     biased = [i for i, row in enumerate(rows) if row.rules.logit_bias]
     banned = [(i, one) for i, row in enumerate(rows) for one in row.banned_ids()]
     matched = [i for i, row in enumerate(rows) if row.matcher is not None]
@@ -40,10 +38,6 @@ def ruled(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
             logits[i].masked_fill_(forbidden, -torch.inf)
     _fill(logits, held, -torch.inf)
     return logits
-
-
-def _penalises(sampling: SamplingParams) -> bool:
-    return sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
 
 
 def _penalise(scores: torch.Tensor, row: Sequence) -> None:
@@ -78,7 +72,7 @@ def _forbidden(rows: list[Sequence], logits: torch.Tensor) -> torch.Tensor:
     bits = torch.frombuffer(packed, dtype=torch.uint8).to(logits.device).view(len(rows), -1, 1)
     each = torch.tensor([1 << bit for bit in range(8)], device=logits.device, dtype=torch.uint8)
     forbidden = (bits & each == 0).flatten(1)[:, : logits.shape[-1]]
-    forbidden = F.pad(forbidden, (0, logits.shape[-1] - forbidden.shape[-1]), value=True)
+    forbidden = torch.nn.functional.pad(forbidden, (0, logits.shape[-1] - forbidden.shape[-1]), value=True)
     # Which ids end a text is the request's to say; the tokenizer knows one of them.
     ending = [i for i, matcher in enumerate(matchers) if matcher.is_accepting() and not matcher.is_error()]
     _fill(forbidden, [(i, one) for i in ending for one in rows[i].eos_token_ids if one < logits.shape[-1]], False)

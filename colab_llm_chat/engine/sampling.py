@@ -87,7 +87,8 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     # Drawn on the host, one number a row: nothing that another row does can shift it.
     numbers = [[row.uniform(ahead)] for row, times in Counter(rows).items() for ahead in range(times)]
     uniform = torch.tensor(numbers, device=logits.device, dtype=torch.float64)
-    bounded = [i for i, row in enumerate(rows) if _bounded(row.sampling, vocab)]
+    # Where top-k or top-p leave few candidates, sorting those is worth it.
+    bounded = [i for i, row in enumerate(rows) if 0 < row.sampling.top_k < vocab or row.sampling.top_p < 1]
     if not bounded:
         return _pick_unsorted(probabilities, rows, uniform)
     width = min(vocab, max(rows[i].sampling.top_k or TOP_P_CANDIDATES for i in bounded))
@@ -96,11 +97,6 @@ def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     ids = _pick_unsorted(probabilities, rows, uniform)
     ids[bounded] = _pick_sorted(probabilities[bounded], [rows[i] for i in bounded], uniform[bounded], width=width)
     return ids
-
-
-def _bounded(sampling: SamplingParams, vocab: int) -> bool:
-    """True when top-k or top-p leave few candidates, so that sorting those is worth it."""
-    return 0 < sampling.top_k < vocab or sampling.top_p < 1
 
 
 def _pick_sorted(
@@ -129,20 +125,16 @@ def _pick_sorted(
 
 def _pick_nucleus(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
     """Draw among what top-p leaves of all tokens. Only numbers are sorted, not ids: that takes far less time."""
-    falling = _falling(probabilities)
+    if probabilities.device.type == "cpu":
+        # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
+        falling = torch.from_numpy(np.sort(-probabilities.numpy(), axis=-1)).neg_()
+    else:
+        falling = probabilities.sort(dim=-1, descending=True).values
     before = falling.cumsum(-1, dtype=torch.float64) - falling
     count = (before < _column(lambda s: s.top_p, rows, before)).sum(-1, keepdim=True).clamp(min=1)
     least = falling.gather(-1, count - 1)
     kept = probabilities.where(probabilities >= least, probabilities.new_zeros(()))
     return _invert(_above_min_p(kept, falling[:, :1], rows), uniform).squeeze(-1)
-
-
-def _falling(values: torch.Tensor) -> torch.Tensor:
-    """[rows, n], each row from its largest value to its smallest."""
-    if values.device.type != "cpu":
-        return values.sort(dim=-1, descending=True).values
-    # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
-    return torch.from_numpy(np.sort(-values.numpy(), axis=-1)).neg_()
 
 
 def _pick_unsorted(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:

@@ -26,10 +26,12 @@ SPARE_PREFIXES = 16
 LOST_IDS = 16
 # So much of a reply is given room at once.
 AHEAD = 256
+# Of a prompt's ids that are left to read, the share that another may have to be read before them.
+SHORT = 0.25
 
 
 class Scheduler:
-    """Rows join and leave between steps; prompts are read first come, first served."""
+    """Rows join and leave between steps; prompts are read first come, first served, but for far shorter ones."""
 
     def __init__(
         self,
@@ -43,13 +45,11 @@ class Scheduler:
     ) -> None:
         """`forget` is called for who is paused, `recall` for who begins: how many ids are known apart from slots."""
         self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
-        self.background: deque[Sequence] = deque()
+        self.waiting, self.background = deque[Sequence](), deque[Sequence]()
         self.prefilling: Sequence | None = None
         self.prefixes = Prefixes()
         self.pauses = 0
-        self._slots = slots
-        self._forget, self._recall = forget, recall
+        self._slots, self._forget, self._recall = slots, forget, recall
         self._max_rows = self._rows_now = max_rows
         self._whole_prompts = whole_prompts
         self._first_chunk, self._largest_chunk = chunk_size, LARGEST_CHUNK
@@ -112,8 +112,14 @@ class Scheduler:
         """The next step: a token for each running row, and a chunk when a prompt is at hand."""
         alone = all(row.background for row in self.running)
         queue = self.waiting or (self.background if alone else None)
-        if self.prefilling is None and queue and len(self.running) < self._rows_now and self._admit(queue[0]):
-            self.prefilling = queue.popleft()
+        if self.prefilling and self._shorter(self.prefilling) is not self.prefilling:
+            self.pause(self.prefilling)
+        if self.prefilling is None and queue and len(self.running) < self._rows_now:
+            first, chosen = queue[0], self._shorter(queue[0])
+            if self._admit(chosen):
+                self.prefilling = chosen
+                queue.remove(chosen)
+                first.overtaken += len(chosen.ids) if chosen is not first else 0
         for row in sorted(self.running, key=lambda one: one.sequence_id):
             # Pausing others may come to this one itself.
             while row.slot and row.slot.size < len(row.ids) and not self._slots.grow(row.slot, *self._wanted(row)):
@@ -127,6 +133,13 @@ class Scheduler:
         # A little more costs less than one more step.
         end = start + (left if left <= size * 5 // 4 else size)
         return Step(rows, Chunk(self.prefilling, start, self.prefilling.ids[start:end]))
+
+    def _shorter(self, first: Sequence) -> Sequence:
+        """Who is read before the rest of a prompt, which so is read in twice its time at most; else that one itself."""
+        least = min(self._queue(first), key=lambda one: len(one.ids), default=first)
+        short = len(least.ids) <= SHORT * (len(first.ids) - first.computed)
+        spare = not self._whole_prompts and len(self.running) + 1 < self._rows_now
+        return least if short and spare and first.overtaken + len(least.ids) <= len(first.ids) else first
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a sequence a slot, and what is known of its ids already; False where there is no room for it."""

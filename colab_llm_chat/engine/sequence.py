@@ -34,8 +34,8 @@ class Sequence:
     `matcher` is where the reply stands in its grammar. `known` (ids) and `bias` belong to the sampler. `cached` ids of
     the prompt were not computed, but taken from a prefix of the same `owner`; None before it was looked for. `drafts`
     are ids that the next step tries after the last one. `long` is true once it is read as a text of more than
-    `switch_length` ids, for which the model has other keys; 0: none is. `cut` means an end-of-text id here for want of
-    room.
+    `switch_length` ids, for which the model has other keys; 0: none is. `cut`: an end-of-text id here is for want of
+    room. So many ids of others that came later were read before its own: `overtaken`.
     """
 
     sequence_id: int
@@ -57,6 +57,7 @@ class Sequence:
     drafts: list[int] = field(init=False, default_factory=list)
     long: bool = field(init=False, default=False)
     cut: bool = field(init=False, default=False)
+    overtaken: int = field(init=False, default=0)
     known: torch.Tensor | None = field(init=False, default=None)
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(init=False, default=None)
     followers: dict[tuple[int, ...], set[int]] = field(init=False, default_factory=dict)

@@ -109,7 +109,7 @@ METRICS = (
     ),
     Described(
         "pauses_total",
-        "Times that a sequence gave way: to a person, or to others for want of memory.",
+        "Times that a sequence gave way: to a person, to a far shorter prompt, or to others for want of memory.",
         lambda seen: _one(seen.stats.pauses),
     ),
     Described("prompt_tokens_total", "Tokens of prompts, computed or found in the cache.", _prompt_tokens, ("source",)),

@@ -120,9 +120,8 @@ class Drafter:
 def _foreseeable(row: Sequence) -> bool:
     """Whether the ids before a token change how it is drawn by the model's own logits only."""
     sampling, rules = row.sampling, row.rules
-    penalised = sampling.repetition_penalty != 1 or sampling.frequency_penalty or sampling.presence_penalty
     ruled = row.matcher is not None or sampling.no_repeat_ngram_size or (row.must_go_on and not rules.ignore_eos)
-    return not (penalised or ruled)
+    return not (sampling.penalises or ruled)
 
 
 def _size(rows: list[Sequence], *, plain: bool = False) -> tuple[int, int]:
