@@ -168,14 +168,43 @@ def test_nllb_of_old_has_its_language_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nllb", "m2m", "mbart50"])
-def test_a_translation_needs_both_languages(folders: Mapping[str, Path], kind: str) -> None:
-    for given_one, missing in (("eng_Latn", "target_language"), ("jpn_Jpan", "source_language")):
-        other = "source_language" if missing == "target_language" else "target_language"
-        error = refusal(folders[kind], **{other: given_one})
+def test_a_translation_needs_its_target_and_a_source_where_the_text_leaves_doubt(
+    folders: Mapping[str, Path], kind: str
+) -> None:
+    # From English into English is no translation.
+    cases = {"target_language": {"source_language": "eng_Latn"}, "source_language": {"target_language": "eng_Latn"}}
+    for missing, given_one in cases.items():
+        error = refusal(folders[kind], **given_one)
         assert (error.status, error.param) == (400, missing)
         assert f"`{missing}`" in error.hint
         assert "`jpn_Jpan` or `eng_Latn`" in error.hint
         assert f"--{missing.split('_')[1]}-{missing.split('_')[0]}" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target"),
+    [
+        ("It’s a cat 🐈", "eng_Latn", "jpn_Jpan"),
+        ("猫がねむる", "jpn_Jpan", "eng_Latn"),
+        ("ﾈｺ", "jpn_Jpan", "fra_Latn"),
+        ("C'est déjà l'été", None, "jpn_Jpan"),
+        ("東京", None, "eng_Latn"),
+        ("Кошка", None, "eng_Latn"),
+        ("1 + 1", None, "jpn_Jpan"),
+    ],
+)
+def test_a_source_that_the_text_plainly_shows_is_taken_and_noted(
+    folders: Mapping[str, Path], text: str, source: str | None, target: str
+) -> None:
+    made = encoder(folders["nllb"])
+    request = asked(text, target_language=target)
+    if source is None:
+        with pytest.raises(InvalidRequest, match="source_language"):
+            made.encode(request, context_length=64)
+        return
+    found = made.encode(request, context_length=64)
+    assert found.source_ids == made.encode(replace(request, source_language=source), context_length=64).source_ids
+    assert [source in note for note in found.notes] == [True]
 
 
 def test_the_target_that_the_models_files_fix_need_not_be_named(folders: Mapping[str, Path]) -> None:

@@ -5,6 +5,7 @@ Raises InvalidRequest for codes that the model does not know and for those it ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +16,7 @@ from .languages import code_of, languages, name_of, near_matches
 
 Side = Literal["source_language", "target_language"]
 EXAMPLES = ("jpn_Jpan", "eng_Latn", "fra_Latn", "deu_Latn")
+_KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
 # No error needs more of what the sender wrote.
 SHOWN = 40
 
@@ -45,9 +47,10 @@ class Way(Protocol):
 
 
 class ByTokens:
-    """NLLB, M2M-100 and mBART: a token for each language. Both must be told, but for a target that the files fix.
+    """NLLB, M2M-100 and mBART: a token for each language. The target must be told, unless the files fix it.
 
-    A tokenizer's own source language is no default: its class writes one into its files that nobody chose.
+    The source is taken for what the text plainly looks like, and that is noted. A tokenizer's own source language is no
+    default: its class writes one into its files that nobody chose.
     """
 
     task: Task = "translation"
@@ -59,8 +62,17 @@ class ByTokens:
     def direction(self, request: ChatRequest, fixed: Collection[int]) -> Direction:
         target = request.target_language or next((code for code in self.languages if self._ids[code] in fixed), None)
         target_id = self._id("target_language", target)
-        source_id = self._id("source_language", request.source_language)
-        return Direction(source_id=source_id, target_id=target_id, translates=True)
+        source = request.source_language or self._looks_like(request, target)
+        source_id = self._id("source_language", source)
+        guessed = () if request.source_language else (f"The text was read as {name_of(str(source))} (`{source}`).",)
+        return Direction(source_id=source_id, target_id=target_id, translates=True, notes=guessed)
+
+    def _looks_like(self, request: ChatRequest, target: str | None) -> str | None:
+        """Japanese with kana, English in plain letters: a guess, and so none where it would mean no translation."""
+        text = last_of_user(request)
+        letters = "".join(filter(str.isalpha, text))
+        code = "jpn_Jpan" if _KANA.search(text) else "eng_Latn" if letters and letters.isascii() else None
+        return code if code in self._ids and code != target else None
 
     def _id(self, side: Side, code: str | None) -> int:
         if code is None:
