@@ -18,6 +18,7 @@ from .colab.tunnel import Tunnel, open_tunnel
 from .errors import ChatError
 from .protocol.messages import Status
 from .settings import Settings
+from .text.personas import each_persona, with_persona
 from .web.app import ChatApp, create_app
 
 log = logging.getLogger("colab_llm_chat")
@@ -28,8 +29,10 @@ CHECK_SECONDS = 0.5
 
 def serve(settings: Settings) -> None:
     """Serve until interrupted. Raises UsageError for a taken port, LoadError when the model cannot be had."""
+    personas = each_persona(settings)
+    settings = with_persona(settings)
     chat = Chat(settle_drive(settings), on_spawn=note_worker)
-    app = create_app(settings, chat)
+    app = create_app(settings, chat, personas=personas)
     failure: list[ChatError] = []
 
     def on_ready(app: ChatApp) -> None:

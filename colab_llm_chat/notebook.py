@@ -22,6 +22,7 @@ from .errors.form import NOT_IN_FORM, form_name
 from .launch import attend, described, follow, link, note_worker, open_public
 from .protocol.messages import Status
 from .settings import DEMO_MODEL, SamplingParams, Settings
+from .text.personas import each_persona, with_persona
 from .web.app import ChatApp, create_app
 from .web.server import interrupted_once
 
@@ -32,7 +33,7 @@ MODEL_OF_THE_FORM = "rinna/llama-3-youko-8b"
 # A loaded model stays as it is when these change.
 BESIDE_THE_MODEL = {
     *SamplingParams.model_fields,
-    *("system", "host", "port", "access_key", "allowed_hosts", "max_body_bytes", "max_message_characters"),
+    *("system", "persona", "host", "port", "access_key", "allowed_hosts", "max_body_bytes", "max_message_characters"),
     *("tunnel", "domain", "ngrok_token"),
 }
 
@@ -79,7 +80,7 @@ class Notebook:
     """What the notebook's cells share; the settings cell makes a new one, which takes over what still fits."""
 
     def __init__(self, settings: Settings, *, ngrok_secret_name: str = NGROK_SECRET) -> None:
-        self.settings = settings
+        self.settings = with_persona(settings)
         self._form = settings
         self._ngrok_secret_name = ngrok_secret_name
         self._drive_settled = False
@@ -140,7 +141,7 @@ class Notebook:
         """The Flask app over the loaded model, with its routes."""
         orphans.end_orphans()
         chat = self._fitting_chat()
-        app = create_app(self.settings, chat)
+        app = create_app(self.settings, chat, personas=each_persona(self._form))
         chat.served_by = app.settings
         for rule in app.url_map.iter_rules():
             methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})

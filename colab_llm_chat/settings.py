@@ -110,6 +110,9 @@ class Settings(SamplingParams):
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
     system: str | None = Field(None, description="System prompt for conversations that bring none.")
+    persona: str | None = Field(
+        None, description="System prompt with defaults of a reply: a bundled name such as `coder`, or a YAML file."
+    )
     language_source: str | None = Field(
         None, description="Language of what translation models get, as a FLORES-200 code such as `eng_Latn`."
     )

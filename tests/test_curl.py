@@ -49,7 +49,7 @@ def test_completions_and_responses_answer_too(served_model: ServedModel) -> None
 
 def test_the_model_is_listed(served_model: ServedModel) -> None:
     text, status, _ = curl(f"{served_model.url}/v1/models")
-    assert (status, [model["id"] for model in json.loads(text)["data"]]) == (200, [served_model.model])
+    assert (status, json.loads(text)["data"][0]["id"]) == (200, served_model.model)
 
 
 def test_an_error_has_its_status_and_says_what_to_do(served_model: ServedModel) -> None:

@@ -35,8 +35,9 @@ from colab_llm_chat.errors import (
 from colab_llm_chat.errors.form import NOT_IN_FORM
 from colab_llm_chat.launch import attend, link, open_public
 from colab_llm_chat.models.record import RECORD, ListedFile, ModelRecord
-from colab_llm_chat.notebook import BESIDE_THE_MODEL, Notebook, NotebookChat
+from colab_llm_chat.notebook import BESIDE_THE_MODEL, Notebook, NotebookChat, is_outdated
 from colab_llm_chat.settings import Settings
+from colab_llm_chat.text.personas import bundled
 from colab_llm_chat.web.app import ChatApp, create_app
 from tests.chat_services import ScriptedChat, serving, wait_until
 from tests.google_colab import ColabStandIn, Scenario, forget_colab
@@ -103,6 +104,28 @@ def test_every_setting_has_a_name_in_the_form_but_secrets_and_the_address() -> N
 def test_a_wrong_value_is_refused_by_the_forms_own_name(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{name}: .*{value}"):
         notebook(**{name: value})
+
+
+def test_a_persona_in_the_form_stands_behind_its_system_prompt_and_knobs() -> None:
+    settings = notebook(PERSONA=" cat ", SYSTEM_PROMPT="", TEMPERATURE=0.1).settings
+    assert (settings.system, settings.max_new_tokens, settings.temperature) == (bundled()["cat"].system, 64, 0.1)
+    assert notebook(PERSONA="cat", SYSTEM_PROMPT="犬です").settings.system == "犬です"
+    assert notebook(PERSONA="").settings.persona is None
+
+
+def test_an_unknown_persona_is_told_in_both_languages_by_the_forms_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        notebook(PERSONA="caat")
+    shown = "\n".join(caught.value._render_traceback_())
+    assert ("Did you mean cat?" in shown, "PERSONA の値を使えません" in shown, "--" in shown) == (True, True, False)
+
+
+def test_an_app_of_another_persona_is_outdated_and_keeps_its_model() -> None:
+    first = notebook(PERSONA="cat")
+    app = first.build_app()
+    again = notebook(PERSONA="coder", notebook=first)
+    assert is_outdated(app.settings, again.settings)
+    assert again.build_app().chat is app.chat
 
 
 def test_a_wrong_value_is_named_in_japanese_too() -> None:

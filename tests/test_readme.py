@@ -165,7 +165,7 @@ def test_there_are_examples_in_every_language_and_of_streams() -> None:
 def test_the_request_table_names_every_field() -> None:
     named = {field for row in table_under("Request") for field in row}
     body = {field.alias or name for name, field in simple.SimpleBody.model_fields.items()}
-    assert named == body | set(SamplingParams.model_fields) | set(simple.UNSUPPORTED)
+    assert named == body | set(SamplingParams.model_fields)
 
 
 def test_the_reply_table_names_what_a_reply_has(server: Served) -> None:

@@ -70,8 +70,9 @@ def test_any_key_and_base_url_will_do_where_there_is_no_key(served_model: Served
 
 
 def test_the_model_is_listed_and_retrieved(client: OpenAI, served_model: ServedModel) -> None:
-    [model] = client.models.list()
+    [model, *personas] = client.models.list()
     assert model.id == served_model.model
+    assert client.models.retrieve("persona:cat") in personas
     assert client.models.retrieve(model.id) == model
     with pytest.raises(openai.NotFoundError) as told:
         client.models.retrieve("gpt-none")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colab_llm_chat.errors import ChatError, InvalidRequest, UnsupportedParameter
+from colab_llm_chat.errors import ChatError, InvalidRequest
 from colab_llm_chat.protocol.messages import Delta, Message, ReplyEnd, Usage
 from colab_llm_chat.protocol.simple import SimpleReply, SimpleRequest, error_fields, parse_chat, unescape
 from colab_llm_chat.settings import SamplingParams, Settings
@@ -212,12 +212,6 @@ def test_sampling_fields_override_the_settings_one_by_one() -> None:
 @pytest.mark.parametrize(("sent", "read"), [("a", ("a",)), (["a", "b"], ("a", "b")), ([], ())])
 def test_stop_is_a_string_or_a_list(sent: Any, read: tuple[str, ...]) -> None:
     assert parse(message="hi", stop=sent).chat.stop == read
-
-
-def test_what_is_not_built_yet_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedParameter) as caught:
-        parse(message="hi", persona="cat")
-    assert caught.value.param == "persona"
 
 
 def test_languages_come_from_the_request_else_from_the_settings() -> None:

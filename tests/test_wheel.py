@@ -101,16 +101,17 @@ def test_the_installed_package_is_the_wheels_own(installed: Path, tmp_path: Path
     assert (Path(file).is_relative_to(installed.parent), version) == (True, VERSION)
 
 
-def test_the_wheel_holds_page_demo_model_and_chat_templates(names: set[str]) -> None:
+def test_the_wheel_holds_page_demo_model_chat_templates_and_personas(names: set[str]) -> None:
     places = {
         "templates": "colab_llm_chat/web/templates",
         "static": "colab_llm_chat/web/static",
         "colab_llm_chat/models/demo": "colab_llm_chat/models/demo",
         "colab_llm_chat/models/chat_templates": "colab_llm_chat/models/chat_templates",
+        "colab_llm_chat/text/personas": "colab_llm_chat/text/personas",
     }
     expected = {f"{to}/{name}" for source, to in places.items() for name in files_under(ROOT / source)}
     assert {"colab_llm_chat/models/demo/model.safetensors", "colab_llm_chat/web/templates/index.html"} <= expected
-    assert "colab_llm_chat/models/chat_templates/llama_2.jinja" in expected
+    assert {"colab_llm_chat/models/chat_templates/llama_2.jinja", "colab_llm_chat/text/personas/cat.yaml"} <= expected
     assert expected <= names
 
 

@@ -15,7 +15,7 @@ from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
 from .fields import JsonObject, Text, Whole
 from .messages import ChatRequest, Message
-from .model_names import shown_name
+from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import (
     MAX_CHOICES,
     SampledBody,
@@ -77,9 +77,10 @@ class ChatCompletionRequest:
     include_usage: bool
 
 
-def parse_chat_completion(body: bytes, settings: Settings) -> ChatCompletionRequest:
+def parse_chat_completion(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS) -> ChatCompletionRequest:
     """The bytes as a typed request; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
-    parsed = parse_body(ChatCompletionBody, body, settings)
+    parsed = parse_body(ChatCompletionBody, body)
+    settings = settings_of_model(parsed.model, settings, personas)
     _refuse_contradictions(parsed)
     include_usage = includes_usage(parsed.stream_options, stream=bool(parsed.stream))
     messages = conversation(parsed.messages, settings)

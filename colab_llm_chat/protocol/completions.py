@@ -15,7 +15,7 @@ from ..settings import LARGEST_COUNT, Settings
 from .body import fault, refuse_long, well_formed
 from .fields import Whole
 from .messages import ChatRequest, ChatService, Message
-from .model_names import shown_name
+from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import (
     MAX_CHOICES,
     SampledBody,
@@ -89,9 +89,10 @@ class CompletionRequest:
     include_usage: bool
 
 
-def parse_completion(body: bytes, settings: Settings) -> CompletionRequest:
-    """The bytes of POST /v1/completions as a typed request; raises InvalidRequest or UnsupportedParameter."""
-    parsed = parse_body(CompletionBody, body, settings)
+def parse_completion(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS) -> CompletionRequest:
+    """The bytes of POST /v1/completions as a typed request; raises as for a chat completion."""
+    parsed = parse_body(CompletionBody, body)
+    settings = settings_of_model(parsed.model, settings, personas)
     per_prompt = parsed.n or 1
     _refuse(parsed, per_prompt)
     include_usage = includes_usage(parsed.stream_options, stream=bool(parsed.stream))

@@ -18,7 +18,6 @@ from ..settings import LARGEST_COUNT, SamplingParams, Settings, TokenRules
 from .body import fault, parse_object, validated
 from .fields import MAX_DEADLINE_MS, Language, Stops, Text, Whole, knob
 from .messages import ChatRequest
-from .model_names import check_model
 
 # Accepted and without effect here, as are keys that no one knows.
 IGNORED = (
@@ -39,7 +38,7 @@ UNSUPPORTED = {
     "functions": "Send them as `tools`.",
     "function_call": "Send `tools` and `tool_choice`.",
     "audio": "The model writes text only; leave it out.",
-    "persona": "Leave it out and send a system message.",
+    "persona": 'Send `model`: "persona:NAME".',
     "use_beam_search": "Leave it out; replies are drawn token by token.",
     "prompt_logprobs": "Leave it out; `logprobs` gives those of the reply.",
     "structured_outputs": "Send `response_format`.",
@@ -118,7 +117,9 @@ class SampledBody(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: Text | None = Field(None, description="Served by the loaded model, whatever it says, unless strict.")
+    model: Text | None = Field(
+        None, description="`persona:NAME` answers as that persona; anything else is the loaded model, unless strict."
+    )
     stream: bool | None = None
     temperature: float | None = knob("temperature")
     top_p: Annotated[float | None, BeforeValidator(_drawn_from_one)] = knob("top_p")
@@ -155,13 +156,11 @@ class StreamOptions(BaseModel):
 Body = TypeVar("Body", bound=SampledBody)
 
 
-def parse_body(kind: type[Body], body: bytes, settings: Settings) -> Body:
-    """The bytes as the endpoint's model; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
+def parse_body(kind: type[Body], body: bytes) -> Body:
+    """The bytes as the endpoint's model; raises InvalidRequest or UnsupportedParameter."""
     fields = parse_object(body)
     refuse_unsupported(fields)
-    parsed = validated(kind, fields)
-    check_model(parsed.model, settings)
-    return parsed
+    return validated(kind, fields)
 
 
 def refuse_unsupported(fields: Mapping[str, Any]) -> None:

@@ -73,8 +73,8 @@ ROUTES = (
         failure=SimpleErrorReply,
         streams=True,
     ),
-    Route(method="get", path="/v1/models", summary="The loaded model, as a list", reply=ModelList),
-    Route(method="get", path="/v1/models/{name}", summary="The loaded model by its id", reply=Model),
+    Route(method="get", path="/v1/models", summary="The loaded model and its personas", reply=ModelList),
+    Route(method="get", path="/v1/models/{name}", summary="One of them by its id", reply=Model),
     Route(
         method="post",
         path="/v1/chat/completions",

@@ -17,7 +17,7 @@ from .background import is_background
 from .body import fault, refuse_long
 from .fields import JsonObject, Text, Whole
 from .messages import ChatRequest, Message, ToolUse, system_first
-from .model_names import shown_name
+from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import SampledBody, asks_background, parse_body, sampling, template_kwargs, token_rules
 from .openai_tools import MAX_TOOLS, FunctionSpec, ToolChoiceField, tool_use
 from .responses_items import InputItem, InputItems, messages_of
@@ -122,9 +122,10 @@ class ResponsesRequest:
     repeated: Mapping[str, Any]
 
 
-def parse_responses(body: bytes, settings: Settings) -> ResponsesRequest:
+def parse_responses(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS) -> ResponsesRequest:
     """The bytes as a typed request; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
-    parsed = parse_body(ResponsesBody, body, settings)
+    parsed = parse_body(ResponsesBody, body)
+    settings = settings_of_model(parsed.model, settings, personas)
     messages = _conversation(parsed, settings)
     tools = [tool.tool() for tool in parsed.tools or ()]
     form = parsed.text.format if parsed.text else None

@@ -11,15 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..errors import ChatError, InvalidRequest, UnsupportedParameter
+from ..errors import ChatError, InvalidRequest
 from ..settings import SamplingParams, Settings
 from . import sse
 from .body import fault, parse_object, refuse_long, validated, well_formed
 from .fields import MAX_DEADLINE_MS, Content, Language, Stops, Text
 from .messages import ChatRequest, Delta, Message, ReplyEnd, Usage, system_first
+from .model_names import NO_PERSONAS, Personas, settings_of_persona
 
-# Refused by name, where unknown keys pass: who sends one of these counts on what it does.
-UNSUPPORTED = ("persona",)
 MAX_HISTORY = 2_000
 MAX_ID_CHARACTERS = 200
 
@@ -51,6 +50,7 @@ class SimpleBody(BaseModel):
     message: Text | None = None
     history: list[SimpleTurn] | None = Field(None, alias="conversationHistory", max_length=MAX_HISTORY)
     system: Text | None = None
+    persona: Text | None = None
     stream: bool | None = None
     running_usage: bool | None = None
     stop: Stops = ()
@@ -79,11 +79,11 @@ class SimpleRequest:
     ids: dict[str, str | int]
 
 
-def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
-    """The bytes of POST /chat as a typed request; raises InvalidRequest or UnsupportedParameter."""
+def parse_chat(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS) -> SimpleRequest:
+    """The bytes of POST /chat as a typed request; raises InvalidRequest."""
     fields = parse_object(body)
-    _refuse_unsupported(fields)
     parsed = validated(SimpleBody, fields)
+    settings = settings_of_persona(parsed.persona, settings, personas)
     _refuse_long(parsed, settings.max_message_characters)
     sampling = _sampling(fields, settings)
     turns = tuple(Message(turn.role, turn.content) for turn in parsed.history or ())
@@ -108,12 +108,6 @@ def parse_chat(body: bytes, settings: Settings) -> SimpleRequest:
     ids = {"conversationId": parsed.conversation_id, "messageId": parsed.message_id}
     sent_ids = {name: value for name, value in ids.items() if value is not None}
     return SimpleRequest(chat=chat, history=history, begun=begun, stream=parsed.stream, ids=sent_ids)
-
-
-def _refuse_unsupported(fields: dict[str, Any]) -> None:
-    for name in UNSUPPORTED:
-        if fields.get(name) is not None:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server.", param=name)
 
 
 def _refuse_long(parsed: SimpleBody, most: int) -> None:

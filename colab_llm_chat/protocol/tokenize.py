@@ -16,7 +16,7 @@ from .body import parse_object, refuse_long, validated
 from .chat_completions import MAX_MESSAGES, parse_chat_completion
 from .fields import JsonObject, Language, Text
 from .messages import ChatRequest, Message, PromptTokens
-from .model_names import check_model
+from .model_names import NO_PERSONAS, Personas, settings_of_model
 from .openai_messages import ChatMessage
 from .openai_tools import MAX_TOOLS, ToolSpec
 
@@ -66,14 +66,14 @@ class TokenizeRequest:
         }
 
 
-def parse_tokenize(body: bytes, settings: Settings) -> TokenizeRequest:
+def parse_tokenize(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS) -> TokenizeRequest:
     """The bytes of POST /tokenize as a typed request; raises InvalidRequest, UnsupportedParameter or UnknownModel."""
     parsed = validated(TokenizeBody, parse_object(body))
-    check_model(parsed.model, settings)
     form = _form(parsed)
     if parsed.messages is not None:
-        chat = parse_chat_completion(body, settings).choices[0]
+        chat = parse_chat_completion(body, settings, personas).choices[0]
     else:
+        settings = settings_of_model(parsed.model, settings, personas)
         text = str(getattr(parsed, form))
         refuse_long({form: text}, settings.max_message_characters)
         chat = ChatRequest(

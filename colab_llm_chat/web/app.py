@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from ..errors import ChatError, UsageError
 from ..protocol.messages import ChatService
 from ..settings import BACKGROUND_PLACES, Settings
+from ..text.personas import each_persona
 from . import render
 from .access import Access
 from .chat_routes import chat_routes
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 
 
 class ChatApp(Flask):
-    """Flask with the chat's parts: `settings`, `chat` (the pipeline), `access`, `metrics`, and the `live` replies."""
+    """Flask with the chat's parts: `settings`, those that each of the `personas` brings to a request that names it,
+    `chat` (the pipeline), `access`, `metrics`, and the `live` replies.
+    """
 
-    def __init__(self, settings: Settings, chat: ChatService) -> None:
+    def __init__(self, settings: Settings, chat: ChatService, personas: Mapping[str, Settings]) -> None:
         super().__init__(__name__, template_folder=_folder("templates"), static_folder=_folder("static"))
         self.settings = settings
+        self.personas = personas
         self.chat = chat
         self.access = Access(settings)
         self.live = LiveReplies()
@@ -110,9 +114,9 @@ class ChatApp(Flask):
         )
 
 
-def create_app(settings: Settings, chat: ChatService) -> ChatApp:
-    """The app over a pipeline; `app.run()` serves it."""
-    app = ChatApp(settings, chat)
+def create_app(settings: Settings, chat: ChatService, *, personas: Mapping[str, Settings] | None = None) -> ChatApp:
+    """The app over a pipeline; `app.run()` serves it. Without `personas` they are the bundled ones."""
+    app = ChatApp(settings, chat, each_persona(settings) if personas is None else personas)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # Redirects would be the one answer that is neither the page nor JSON.
     app.url_map.merge_slashes = False

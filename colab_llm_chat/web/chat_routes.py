@@ -19,7 +19,7 @@ chat_routes = Blueprint("chat", __name__)
 @chat_routes.post("/chat")
 def chat() -> Response:
     app = cast("ChatApp", current_app)
-    parsed = parse_chat(json_body(request), app.settings)
+    parsed = parse_chat(json_body(request), app.settings, app.personas)
     streamed = parsed.stream if parsed.stream is not None else _accepts_events()
     return answer([parsed.chat], SimpleReply(parsed), streamed=streamed)
 

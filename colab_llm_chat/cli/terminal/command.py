@@ -15,7 +15,7 @@ from ..flags import settings_flags, settings_from
 MODEL = ("model_id", "hf_token", "revision", "model_dir", "trust_remote_code")
 LANGUAGES = ("language_source", "language_target")
 HARDWARE = ("quantization", "dtype", "device", "compile", "context_length")
-FLAGS = (*MODEL, *LANGUAGES, "system", *HARDWARE, *SamplingParams.model_fields)
+FLAGS = (*MODEL, *LANGUAGES, "system", "persona", *HARDWARE, *SamplingParams.model_fields)
 
 
 # What means something for a model on this machine alone.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...protocol.messages import ChatRequest, Message, system_first
 from ...protocol.simple import unescape
 from ...settings import SamplingParams, Settings
+from ...text.personas import persona_of, with_persona
 
 
 @dataclass(slots=True)
@@ -33,12 +34,12 @@ class Exchange:
 
 
 class Conversation:
-    """Exchanges in their order, with the settings that the next reply gets."""
+    """Exchanges in their order, with what the next reply gets of the settings, of their persona, or of another one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.sampling = settings.sampling
-        self.started_with = settings.sampling
-        self.system = settings.system
+        self._settings = settings
+        self.persona = settings.persona
+        self._begin_with(with_persona(settings))
         self.source_language = settings.language_source
         self.target_language = settings.language_target
         self.exchanges: list[Exchange] = []
@@ -71,6 +72,11 @@ class Conversation:
         else:
             self.unanswered = exchange.typed
 
+    def play(self, persona: str | None) -> None:
+        """Take system prompt and sampling from this persona, None from no one. Raises UsageError for an unknown one."""
+        self._begin_with(persona_of(persona).over(self._settings) if persona else self._settings)
+        self.persona = persona
+
     def draw_by(self, sampling: SamplingParams) -> None:
         self.sampling = sampling
 
@@ -80,6 +86,10 @@ class Conversation:
     def take_back(self) -> Exchange | None:
         """Remove the last exchange and return it, None where there is none."""
         return self.exchanges.pop() if self.exchanges else None
+
+    def _begin_with(self, settings: Settings) -> None:
+        self.system = settings.system
+        self.sampling = self.started_with = settings.sampling
 
     def messages(self) -> list[dict[str, str]]:
         """All of it as JSON has it elsewhere: roles and contents."""

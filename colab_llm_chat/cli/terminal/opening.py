@@ -51,6 +51,7 @@ def rows(chat: Chat, status: Status, has_credential: bool) -> Rows:
         ("Hub Credential", "set" if has_credential else UNSET),
         ("Source Language", settings.language_source or UNSET),
         ("Target Language", settings.language_target or UNSET),
+        *([("Persona", settings.persona)] if settings.persona else []),
         ("Task", status.task if facts else ""),
         ("Device", facts.get("device", "")),
         ("Dtype", facts.get("dtype", "")),

@@ -21,6 +21,7 @@ from ...colab.runtime import in_colab, read_secret
 from ...errors import SecretMissing
 from ...launch import note_worker
 from ...settings import Settings
+from ...text.personas import with_persona
 from .interrupts import ended_by_signals
 from .keys import quiet_keys
 from .languages import settle_languages
@@ -43,12 +44,12 @@ def run_chat(settings: Settings, *, once: str | None, show_prompt: bool, upstrea
         settings = settings.model_copy(update={"hf_token": _colab_secret()})
     if once is not None or not (in_cell or sys.stdin.isatty()):
         text = message_from(once, sys.stdin)
-        with _opened(settings, upstream) as chat:
-            answer_once(chat, chat.settings, text, show_prompt=show_prompt)
+        with _opened(with_persona(settings), upstream) as chat:
+            answer_once(chat, settings, text, show_prompt=show_prompt)
         return
     screen = _screen(in_cell)
-    with _opened(settings, upstream, screen) as chat:
-        talk = Talk(chat, chat.settings, screen, show_prompt=show_prompt)
+    with _opened(with_persona(settings), upstream, screen) as chat:
+        talk = Talk(chat, settings, screen, show_prompt=show_prompt)
         try:
             settle_languages(chat, talk.conversation, screen)
         except (EOFError, KeyboardInterrupt):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...errors import ChatError, UsageError
+from ...text.personas import bundled
 from . import knobs
 from .conversation import Conversation
 from .screen import Screen
@@ -89,6 +90,17 @@ def _system(talking: Talking, rest: str) -> None:
     talking.screen.note(f"System prompt: {talking.conversation.system or 'none'}")
 
 
+def _persona(talking: Talking, rest: str) -> None:
+    conversation, screen = talking.conversation, talking.screen
+    if rest:
+        conversation.play(None if rest == NOTHING else rest)
+        screen.note(f"Persona: {conversation.persona or 'none'}, from the next message on. /new begins anew.")
+        return
+    screen.note(f"Persona: {conversation.persona or 'none'}")
+    for name, persona in bundled().items():
+        screen.say(f"{name}: {persona.description}", hang=4)
+
+
 def _set(talking: Talking, rest: str) -> None:
     conversation, screen = talking.conversation, talking.screen
     name, _, value = rest.replace("=", " ", 1).partition(" ")
@@ -148,6 +160,7 @@ COMMANDS = {
     "continue": Slash("", "goes on with a reply that was cut", _continue),
     "save": Slash("FILE", "saves the conversation: .json as messages, else as Markdown", _save),
     "system": Slash("[TEXT]", "shows or sets the system prompt; - means none", _system),
+    "persona": Slash("[NAME]", "shows or changes the persona, by name or YAML file; - means none", _persona),
     "set": Slash("[NAME [VALUE]]", "shows or sets how replies are drawn; default takes it back", _set),
     "source": Slash("[CODE]", "sets the language of what you write, for translation models", _source),
     "target": Slash("[CODE]", "sets the language to translate into", _target),

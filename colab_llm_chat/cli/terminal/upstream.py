@@ -42,5 +42,6 @@ def rows(chat: RemoteChat, status: Status) -> Rows:
         ("Model Name", status.model_id),
         ("Source Language", settings.language_source or UNSET),
         ("Target Language", settings.language_target or UNSET),
+        *([("Persona", settings.persona)] if settings.persona else []),
         ("Task", status.task if status.state == "ok" else ""),
     ]
