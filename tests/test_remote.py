@@ -299,10 +299,10 @@ def test_the_limits_newer_name_is_used_where_the_older_is_refused() -> None:
 def test_a_server_without_a_list_needs_a_model_named() -> None:
     with foreign(models=Answer({"data": []})) as server, pytest.raises(UpstreamLacks, match="no model"):
         over(server.url).__enter__()
-    with foreign(models=Answer("", 404, "text/plain")) as server:
+    with foreign(models=Answer("", 500, "text/plain")) as server:
         with over(server.url, model_id="puma") as remote:
             assert remote.status() == Status(state="ok", model_id="puma")
-        with pytest.raises(UpstreamRefused, match="nothing for this"):
+        with pytest.raises(UpstreamLacks, match="no list of models"):
             over(server.url).__enter__()
 
 

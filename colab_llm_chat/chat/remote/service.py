@@ -26,8 +26,8 @@ from .reply import RemoteReply
 
 POLL_SECONDS = 0.5
 DROPPED_MESSAGES = "x-dropped-messages"
-# Servers that have no list of models.
-NO_LIST = (404, 405, 501)
+# Servers that have no list of models, or cannot make it: transformers' own fails without a cache of the Hub's.
+NO_LIST = (404, 405, 500, 501)
 
 
 class Listed(BaseModel):
@@ -153,8 +153,13 @@ class RemoteChat:
     def _listed(self) -> list[Listed]:
         with self._connection.got(f"{self.address.base}/models") as response:
             is_page = faults.is_page(response)
-            if response.status_code in NO_LIST and self.model_id and not is_page:
-                return []
+            if response.status_code in NO_LIST and not is_page:
+                if self.model_id:
+                    return []
+                raise UpstreamLacks(
+                    f"{self.address.base} gives no list of models (status {response.status_code}).",
+                    hint="Name the model by -m, and check the address: it mostly ends in /v1.",
+                )
             if is_page or not response.is_success:
                 raise faults.refusal(response, self.address)
             return read(ModelList, response).data
