@@ -16,6 +16,7 @@ import pytest
 
 from colab_llm_chat.chat.remote import RemoteChat, parse_address
 from colab_llm_chat.cli import main
+from colab_llm_chat.cli.terminal.languages import settle_languages
 from colab_llm_chat.cli.terminal.talk import Talk
 from colab_llm_chat.cli.terminal.upstream import open_upstream
 from colab_llm_chat.errors import ChatError, EngineFailed, QueueFull, UnsupportedParameter, UsageError
@@ -183,6 +184,18 @@ def test_a_model_that_still_loads_is_waited_for() -> None:
     assert (status.state, status.task, status.languages) == ("ok", "translation", ("eng_Latn",))
 
 
+def test_a_translation_model_elsewhere_is_asked_with_the_languages_that_it_needs() -> None:
+    chat = ScriptedChat(state=Status(state="ok", model_id="nllb", task="translation", languages=("eng_Latn",)))
+    with over_own(chat) as remote:
+        screen = Paper("eng_Latn", "jpn_Jpan", "hi")
+        open_upstream(remote, screen)
+        talk = Talk(remote, remote.settings, screen)
+        settle_languages(remote, talk.conversation, screen)
+        talk.run()
+    assert "Task: translation" in screen.said
+    assert (chat.requests[0].source_language, chat.requests[0].target_language) == ("eng_Latn", "jpn_Jpan")
+
+
 def test_a_model_that_cannot_be_had_ends_the_opening_with_its_error() -> None:
     error = EngineFailed("No memory.").to_dict()
     with (
@@ -336,6 +349,17 @@ def test_a_server_that_cannot_be_reached_is_told_by_its_reason(monkeypatch: pyte
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     assert "name localhost cannot be found" in unreachable("http://localhost:5000").message
+
+
+def test_a_proxy_that_cannot_be_used_is_named_and_leads_nowhere_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "ftp://proxy")
+    error = unreachable("http://elsewhere.example")
+    assert "proxy" in error.message
+    assert "ALL_PROXY" in error.hint
+    with foreign() as server, over(server.url) as remote:
+        assert remote.model_id == "puma-7b"
 
 
 def test_a_reply_can_be_left_before_the_server_says_anything() -> None:
