@@ -209,9 +209,9 @@ def test_the_command_ends_with_code_2_one_error_and_no_credential(hub: HubStandI
     command = [sys.executable, "-m", "colab_llm_chat", "serve", "--port", "0", "-m", "me/gated", "-t", TOKEN]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False, cwd=tmp_path)
     assert ended.returncode == 2
-    error, hint = ended.stderr.splitlines()[-2:]
-    assert error == "Error: me/gated is gated, and the token given does not open it."
-    assert "https://huggingface.co/me/gated" in hint
+    error = ended.stderr.splitlines()[-1]
+    assert error.startswith("Error: me/gated is gated, and the token given does not open it. ")
+    assert "https://huggingface.co/me/gated" in error
     assert ("Traceback" in ended.stderr, TOKEN in ended.stdout + ended.stderr) == (False, False)
 
 

@@ -78,6 +78,18 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, capsys: pytest.
     assert ("holds other files" in told, "cannot be used as a folder" in told) == (True, True)
 
 
+def test_a_place_for_what_is_no_model_of_the_hub_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "catbot", "--to", str(tmp_path / "new")]) == 2
+    assert "--to is for models of the Hub" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_home_that_nobody_has_is_a_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nosuchuser").write_text("mine")
+    assert main(["download", "me/cat", "--to", "~nosuchuser"]) == 2
+
+
 def test_what_is_here_already_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "catbot"]) == 0
     assert capsys.readouterr().out == f"catbot lies in {DEMO_FOLDER}\n"

@@ -90,6 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except ChatError as error:
-        click.echo(f"Error: {error.message}\n{error.hint}", err=True)
+        click.echo(" ".join(f"Error: {error.message} {error.hint}".split()), err=True)
         return error.exit_code
     return 0

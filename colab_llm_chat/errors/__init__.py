@@ -183,42 +183,39 @@ class LoadError(ChatError):
     """The model cannot be had; `/health` says `failed` and every request gets this error."""
 
     status = 503
+    exit_code = 2
     code = "model_load_failed"
     default_hint = "Look at the server's log for the cause, then start it again."
 
 
 class ModelNotFound(LoadError):
     code = "model_not_on_hub"
-    exit_code = 2
     default_hint = "Check the spelling: OWNER/NAME as on the Hub, or the path of a folder with config.json."
 
 
 class ModelGated(LoadError):
     code = "model_gated"
-    exit_code = 2
     default_hint = "Accept the model's terms on its Hub page, then give your Hub token by --hf-token or HF_TOKEN."
 
 
 class HubUnreachable(LoadError):
     code = "hub_unreachable"
+    exit_code = 1
     default_hint = "Check the network, or give the path of a folder that already holds the model."
 
 
 class BrokenModel(LoadError):
     code = "model_files_broken"
-    exit_code = 2
     default_hint = "Delete the folder's files and download the model again."
 
 
 class TokenizerMissing(LoadError):
     code = "tokenizer_missing"
-    exit_code = 2
     default_hint = "Use a model that ships its tokenizer (tokenizer.json, tokenizer.model or vocab.json)."
 
 
 class UnsupportedModel(LoadError):
     code = "model_unsupported"
-    exit_code = 2
     default_hint = "Pick a text-generation model with safetensors weights."
 
 

@@ -61,6 +61,8 @@ def fetch_model(
     """
     model_id = settings.model_id
     folder = DEMO_FOLDER if model_id == DEMO_MODEL else _own_folder(model_id)
+    if folder is not None and to is not None:
+        raise UsageError(f"{model_id} lies in {folder} already.", hint="--to is for models of the Hub: leave it out.")
     if folder is not None:
         check_kind(folder, name=folder.name)
         return ModelFiles(folder, model_id, None)
@@ -93,7 +95,7 @@ def _place(settings: Settings) -> _Place:
 
 def _own_place(folder: Path) -> Path:
     """A folder of the user's for one model: what else lies in it might have the names of the model's files."""
-    folder = folder.expanduser().absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()
     try:
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
@@ -138,14 +140,14 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _checked_token(hf_token: str | None) -> str | None:
-    token = (hf_token or "").strip()
+    hf_token = (hf_token or "").strip()
     # The HTTP client would quote a broken header, and so the token, in its error.
-    if not (token.isascii() and token.isprintable()) or " " in token:
+    if not (hf_token.isascii() and hf_token.isprintable()) or " " in hf_token:
         raise LoadError(
             "The Hub token holds a space or a character that no token has.",
             hint="Copy it again from https://huggingface.co/settings/tokens.",
         )
-    return token or None
+    return hf_token or None
 
 
 @dataclass(frozen=True)
