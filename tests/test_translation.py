@@ -191,6 +191,9 @@ def test_a_translation_needs_its_target_and_a_source_where_the_text_leaves_doubt
         ("東京", None, "eng_Latn"),
         ("Кошка", None, "eng_Latn"),
         ("1 + 1", None, "jpn_Jpan"),
+        ("列夫・托尔斯泰", None, "eng_Latn"),
+        ("Ｋー", None, "eng_Latn"),
+        ("ｰﾞ", None, "eng_Latn"),
     ],
 )
 def test_a_source_that_the_text_plainly_shows_is_taken_and_noted(

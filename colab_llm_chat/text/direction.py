@@ -16,7 +16,8 @@ from .languages import code_of, languages, name_of, near_matches
 
 Side = Literal["source_language", "target_language"]
 EXAMPLES = ("jpn_Jpan", "eng_Latn", "fra_Latn", "deu_Latn")
-_KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
+# Letters alone: Chinese has the middle dot in names, and long and sound marks decorate text of any language.
+_KANA = re.compile("[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\uff66-\uff6f\uff71-\uff9d]")
 # No error needs more of what the sender wrote.
 SHOWN = 40
 
