@@ -5,9 +5,9 @@ Command-line flags, the README's table and the limits of requests and of the pag
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 VERSION = "0.1.0"
@@ -16,6 +16,8 @@ DEMO_MODEL = "catbot"
 LARGEST_COUNT = 2**31 - 1
 # Requests in the background that can be alive at once, beside those of people.
 BACKGROUND_PLACES = 8
+# An empty code is none, so that a flag can take back what a file or the environment sets.
+Code = Annotated[str | None, AfterValidator(lambda code: code or None)]
 
 
 class SamplingParams(BaseModel):
@@ -113,10 +115,10 @@ class Settings(SamplingParams):
     persona: str | None = Field(
         None, description="System prompt with defaults of a reply: a bundled name such as `coder`, or a YAML file."
     )
-    language_source: str | None = Field(
+    language_source: Code = Field(
         None, description="Language of what translation models get, as a FLORES-200 code such as `eng_Latn`."
     )
-    language_target: str | None = Field(
+    language_target: Code = Field(
         None, description="Language that translation models write, as a FLORES-200 code such as `jpn_Jpan`."
     )
     strict_model: bool = Field(

@@ -91,6 +91,8 @@ def test_languages_come_from_the_request_else_from_the_settings() -> None:
     own = Settings(language_source="eng_Latn", language_target="jpn_Jpan")
     [asked] = parse(own, target_language="fra_Latn").choices
     assert (asked.source_language, asked.target_language) == ("eng_Latn", "fra_Latn")
+    [asked] = parse(own, source_language="").choices
+    assert (asked.source_language, asked.target_language) == (None, "jpn_Jpan")
 
 
 def test_token_rules_stop_and_the_rest_are_honoured() -> None:

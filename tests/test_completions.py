@@ -159,6 +159,14 @@ def test_it_says_why_the_text_ends(reason: Any, told: str) -> None:
     assert reply(ScriptedChat(end=reply_end(reason)))["choices"][0]["finish_reason"] == told
 
 
+def test_notes_stand_beside_the_usage_and_in_the_last_chunk_of_a_choice() -> None:
+    chat = ScriptedChat(end=reply_end(notes=("Read as English.",)))
+    assert reply(chat, prompt=["a", "b"])["notes"] == ["Read as English."]
+    assert "notes" not in reply(ScriptedChat())
+    told = [chunk.get("notes") for chunk in streamed(chat)[:-1]]
+    assert told == [None] * (len(told) - 1) + [["Read as English."]]
+
+
 def test_choices_of_one_prompt_count_it_once() -> None:
     body = reply(ScriptedChat(), prompt=["a", "b"], n=2)
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]

@@ -335,6 +335,13 @@ def test_the_last_event_has_what_the_json_reply_has() -> None:
     assert (last["usage"], last.keys()) == (whole["usage"], whole.keys())
 
 
+def test_notes_stand_beside_the_usage_and_in_the_last_event() -> None:
+    chat = ScriptedChat(end=reply_end(notes=("Read as English.",)))
+    assert reply(chat)["notes"] == ["Read as English."]
+    told = [event["response"].get("notes") for event in streamed(chat) if "response" in event]
+    assert told == [None, None, ["Read as English."]]
+
+
 def test_a_cut_stream_ends_incomplete() -> None:
     last = streamed(ScriptedChat(end=reply_end("length")))[-1]
     assert (last["type"], last["response"]["status"]) == ("response.incomplete", "incomplete")

@@ -216,9 +216,15 @@ def test_stop_is_a_string_or_a_list(sent: Any, read: tuple[str, ...]) -> None:
 
 def test_languages_come_from_the_request_else_from_the_settings() -> None:
     settings = Settings(language_source="eng_Latn", language_target="jpn_Jpan")
-    asked = parse(settings, message="hi", target_language="fra_Latn", source_language="").chat
+    asked = parse(settings, message="hi", target_language="fra_Latn", source_language=None).chat
     assert (asked.source_language, asked.target_language) == ("eng_Latn", "fra_Latn")
     assert parse(message="hi").chat.target_language is None
+
+
+def test_an_empty_language_is_none_over_the_servers_own_too() -> None:
+    settings = Settings(language_source="eng_Latn", language_target="")
+    asked = parse(settings, message="hi", source_language="").chat
+    assert (asked.source_language, asked.target_language, settings.language_target) == (None, None, None)
 
 
 def test_a_language_is_a_short_text() -> None:
@@ -226,6 +232,7 @@ def test_a_language_is_a_short_text() -> None:
         with pytest.raises(InvalidRequest) as caught:
             parse(message="hi", target_language=value)
         assert caught.value.param == "target_language"
+        assert "entries" not in caught.value.message
 
 
 def test_a_temperature_counts_as_set_only_where_somebody_set_it() -> None:

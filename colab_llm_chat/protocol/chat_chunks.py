@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..errors import ChatError
 from . import sse
 from .chat_completions import ChatCompletionRequest
 from .messages import Delta, ReplyEnd, ToolCallDelta
-from .openai_reply import failed_events, finish_reason, logprob_fields, new_id, usage_fields
+from .openai_reply import failed_events, finish_reason, logprob_fields, new_id, notes_fields, usage_fields
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class ChatCompletion:
             }
             for at, choice in enumerate(self._choices)
         ]
-        told = _notes(self.ends[:1])
+        told = notes_fields(self.ends)
         return {**self._head("chat.completion"), "choices": choices, "usage": self._usage(), **told}
 
     def _usage(self) -> dict[str, Any]:
@@ -122,14 +122,8 @@ class ChatCompletion:
             "finish_reason": None if end is None else finish_reason(end),
         }
         beside: dict[str, Any] = {"usage": None} if self._request.include_usage else {}
-        beside |= {} if end is None else _notes([end])
+        beside |= {} if end is None else notes_fields([end])
         return sse.event({**self._head("chat.completion.chunk"), "choices": [told], **beside})
-
-
-def _notes(ends: Sequence[ReplyEnd]) -> dict[str, list[str]]:
-    """What of the request was ignored; choices of one request have the same."""
-    notes = [note for end in ends for note in end.notes]
-    return {"notes": notes} if notes else {}
 
 
 def _pieces(delta: Delta) -> Iterator[dict[str, Any]]:

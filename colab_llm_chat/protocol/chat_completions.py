@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
-from .fields import JsonObject, Text, Whole
+from .fields import JsonObject, Text, Whole, language
 from .messages import ChatRequest, Message
 from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import (
@@ -104,8 +104,8 @@ def parse_chat_completion(body: bytes, settings: Settings, personas: Personas = 
         template_kwargs=template_kwargs(parsed.reasoning_effort, parsed.chat_template_kwargs),
         asked_in="messages",
         background=asks_background(parsed) or is_background(messages),
-        source_language=parsed.source_language or settings.language_source,
-        target_language=parsed.target_language or settings.language_target,
+        source_language=language(parsed.source_language, settings.language_source),
+        target_language=language(parsed.target_language, settings.language_target),
     )
     return ChatCompletionRequest(
         choices=choices(request, parsed.n or 1),

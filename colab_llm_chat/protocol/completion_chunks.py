@@ -15,7 +15,7 @@ from ..errors import ChatError
 from . import sse
 from .completions import CompletionRequest
 from .messages import Delta, ReplyEnd, TokenLogprob
-from .openai_reply import LEAST_LOGPROB, failed_events, finish_reason, new_id, usage_fields
+from .openai_reply import LEAST_LOGPROB, failed_events, finish_reason, new_id, notes_fields, usage_fields
 
 Fields = dict[str, Any]
 
@@ -89,11 +89,12 @@ class CompletionReply:
             _choice_fields(at, "".join(one.text), one.logprobs if self._has_logprobs else None, one.end)
             for at, one in enumerate(self._choices)
         ]
-        return {**self._head, "choices": choices, "usage": self._usage()}
+        return {**self._head, "choices": choices, "usage": self._usage(), **notes_fields(self.ends)}
 
     def _chunk(self, at: int, text: str, logprobs: Fields | None, end: ReplyEnd | None = None) -> bytes:
-        usage = {"usage": None} if self._request.include_usage else {}
-        return sse.event({**self._head, "choices": [_choice_fields(at, text, logprobs, end)], **usage})
+        beside: Fields = {"usage": None} if self._request.include_usage else {}
+        beside |= {} if end is None else notes_fields([end])
+        return sse.event({**self._head, "choices": [_choice_fields(at, text, logprobs, end)], **beside})
 
     def _usage(self) -> Fields:
         # Choices of one prompt share it.

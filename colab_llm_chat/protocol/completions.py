@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .body import fault, refuse_long, well_formed
-from .fields import Whole
+from .fields import Whole, language
 from .messages import ChatRequest, ChatService, Message
 from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import (
@@ -113,8 +113,8 @@ def parse_completion(body: bytes, settings: Settings, personas: Personas = NO_PE
             json_schema=parsed.response_format,
             asked_in="prompt",
             background=asks_background(parsed),
-            source_language=parsed.source_language or settings.language_source,
-            target_language=parsed.target_language or settings.language_target,
+            source_language=language(parsed.source_language, settings.language_source),
+            target_language=language(parsed.target_language, settings.language_target),
         )
         for prompt in parsed.prompt
     ]

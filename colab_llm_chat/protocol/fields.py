@@ -67,7 +67,12 @@ Stops = Annotated[
     WithJsonSchema({"anyOf": [STOP_SCHEMA, {"type": "array", "items": STOP_SCHEMA, "maxItems": MAX_STOPS}]}),
 ]
 Whole = Annotated[int | None, BeforeValidator(_whole)]
-Language = Annotated[str, BeforeValidator(mended), StringConstraints(max_length=MAX_LANGUAGE_CHARACTERS)] | None
+Language = Annotated[str, StringConstraints(max_length=MAX_LANGUAGE_CHARACTERS), BeforeValidator(mended)] | None
+
+
+def language(asked: str | None, default: str | None) -> str | None:
+    """The code that counts: an empty one is none, and only an absent one leaves it to the server."""
+    return (default if asked is None else asked) or None
 
 
 def knob(name: str) -> Any:

@@ -37,6 +37,12 @@ def usage_fields(ends: Sequence[ReplyEnd]) -> dict[str, Any]:
     }
 
 
+def notes_fields(ends: Sequence[ReplyEnd]) -> dict[str, list[str]]:
+    """What to tell people of how the request was taken; choices of one prompt have the same notes."""
+    notes = list(dict.fromkeys(note for end in ends for note in end.notes))
+    return {"notes": notes} if notes else {}
+
+
 def logprob_fields(token: TokenLogprob) -> dict[str, Any]:
     return {**_alternative(token), "top_logprobs": [_alternative(other) for other in token.top]}
 

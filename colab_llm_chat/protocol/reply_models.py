@@ -183,6 +183,7 @@ class TextCompletionReply(BaseModel):
     model: str
     choices: list[TextChoice]
     usage: CompletionUsage
+    notes: list[str] | None = None
 
 
 class ResponseReply(BaseModel):
@@ -195,6 +196,7 @@ class ResponseReply(BaseModel):
     model: str
     output: list[dict[str, Any]]
     usage: dict[str, Any]
+    notes: list[str] | None = None
 
 
 class TokenizeReply(BaseModel):

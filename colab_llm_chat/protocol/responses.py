@@ -15,7 +15,7 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import LARGEST_COUNT, Settings
 from .background import is_background
 from .body import fault, refuse_long
-from .fields import JsonObject, Text, Whole
+from .fields import JsonObject, Text, Whole, language
 from .messages import ChatRequest, Message, ToolUse, system_first
 from .model_names import NO_PERSONAS, Personas, settings_of_model, shown_name
 from .openai_fields import SampledBody, asks_background, parse_body, sampling, template_kwargs, token_rules
@@ -141,8 +141,8 @@ def parse_responses(body: bytes, settings: Settings, personas: Personas = NO_PER
         template_kwargs=template_kwargs((parsed.reasoning or Reasoning()).effort, parsed.chat_template_kwargs),
         asked_in="input",
         background=asks_background(parsed) or is_background(messages),
-        source_language=parsed.source_language or settings.language_source,
-        target_language=parsed.target_language or settings.language_target,
+        source_language=language(parsed.source_language, settings.language_source),
+        target_language=language(parsed.target_language, settings.language_target),
     )
     return ResponsesRequest(
         chat=chat, model=shown_name(settings.model_id), stream=bool(parsed.stream), repeated=_repeated(parsed, chat)

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ChatError, InvalidRequest, QueueFull
 from . import sse
 from .messages import Delta, ReplyEnd, Usage
-from .openai_reply import new_id
+from .openai_reply import new_id, notes_fields
 from .responses_output import Fields, Output
 
 
@@ -72,6 +72,7 @@ class ResponsesReply:
             "output": [item.fields() for item in self._output.items],
             **self._repeated,
             "usage": _usage(self.ends[0].usage) if self.ends else None,
+            **notes_fields(self.ends),
         }
 
     def _told(self, events: Iterable[Fields]) -> bytes:

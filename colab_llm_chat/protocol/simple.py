@@ -15,7 +15,7 @@ from ..errors import ChatError, InvalidRequest
 from ..settings import SamplingParams, Settings
 from . import sse
 from .body import fault, parse_object, refuse_long, validated, well_formed
-from .fields import MAX_DEADLINE_MS, Content, Language, Stops, Text
+from .fields import MAX_DEADLINE_MS, Content, Language, Stops, Text, language
 from .messages import ChatRequest, Delta, Message, ReplyEnd, Usage, system_first
 from .model_names import NO_PERSONAS, Personas, settings_of_persona
 
@@ -102,8 +102,8 @@ def parse_chat(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS
         continue_final=bool(begun),
         truncation=parsed.truncation or "auto",
         running_usage=bool(parsed.running_usage),
-        source_language=parsed.source_language or settings.language_source,
-        target_language=parsed.target_language or settings.language_target,
+        source_language=language(parsed.source_language, settings.language_source),
+        target_language=language(parsed.target_language, settings.language_target),
     )
     ids = {"conversationId": parsed.conversation_id, "messageId": parsed.message_id}
     sent_ids = {name: value for name, value in ids.items() if value is not None}

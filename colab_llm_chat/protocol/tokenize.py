@@ -14,7 +14,7 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..settings import Settings
 from .body import parse_object, refuse_long, validated
 from .chat_completions import MAX_MESSAGES, parse_chat_completion
-from .fields import JsonObject, Language, Text
+from .fields import JsonObject, Language, Text, language
 from .messages import ChatRequest, Message, PromptTokens
 from .model_names import NO_PERSONAS, Personas, settings_of_model
 from .openai_messages import ChatMessage
@@ -82,8 +82,8 @@ def parse_tokenize(body: bytes, settings: Settings, personas: Personas = NO_PERS
             raw=True,
             truncation=parsed.truncation or "disabled",
             asked_in=form,
-            source_language=parsed.source_language or settings.language_source,
-            target_language=parsed.target_language or settings.language_target,
+            source_language=language(parsed.source_language, settings.language_source),
+            target_language=language(parsed.target_language, settings.language_target),
         )
     return TokenizeRequest(chat=chat, has_pieces=bool(parsed.return_token_strs))
 
