@@ -85,7 +85,8 @@ def test_health_says_the_state(state: Any, http_status: int) -> None:
     chat = ScriptedChat(state=Status(state=state, model_id="m", progress=0.5, detail="weights", error=error))
     response = make_client(chat).get("/health")
     assert response.status_code == http_status
-    expected = {"status": state, "model": "m", "progress": 0.5, "detail": "weights", "error": error}
+    kind = {"task": "chat", "languages": []}
+    expected = {"status": state, "model": "m", "progress": 0.5, "detail": "weights", "error": error, **kind}
     assert response.get_json() == expected
 
 

@@ -51,7 +51,8 @@ class Cells:
             )
 
     def _type(self, message: dict[str, Any]) -> None:
-        self.shown += message["content"]["prompt"]
+        # The prompt comes by another way than what is printed, and may come before the end of that.
+        assert message["content"]["prompt"] == "> "
         self._client.input(next(self._typed))
 
     def _show(self, message: dict[str, Any]) -> None:
