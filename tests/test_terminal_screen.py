@@ -232,6 +232,21 @@ def test_a_reply_cannot_command_the_terminal() -> None:
     assert printable("a\x1b[2J\x07b\r\nc\x9bd\te") == "a[2Jb\ncd    e"
 
 
+def test_nor_can_it_where_the_pieces_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlainReply()
+    view.feed("", "\x1b]0;title\x07hm")
+    view.feed("a\x1b[2J\tb\r\n", "")
+    view.close()
+    PlainScreen().note("\x9bnote")
+    assert capsys.readouterr().out == "(thinking) ]0;titlehm\n\na[2J\tb\n\n(note)\n"
+
+
+def test_plain_lines_typed_in_no_utf_8_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\x82\nnext\n"), encoding="utf-8"))
+    screen = PlainScreen()
+    assert [screen.read(""), screen.read("")] == ["\ufffd", "next"]
+
+
 def typed_as(*keys: str) -> list[str | type[BaseException]]:
     """What is read when these keys are pressed, line by line."""
     read: list[str | type[BaseException]] = []
@@ -280,6 +295,9 @@ def test_what_was_typed_is_kept_for_its_owner_alone(tmp_path: Path, monkeypatch:
     kept_history().append_string("おはよう")
     [file] = (tmp_path / "state").rglob("history")
     assert (list(kept_history().load_history_strings()), file.stat().st_mode & 0o777) == (["おはよう"], 0o600)
+    file.unlink()
+    file.mkdir()
+    kept_history().append_string("It cannot be kept, and the chat goes on.")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert isinstance(kept_history(), InMemoryHistory)

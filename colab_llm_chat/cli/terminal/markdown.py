@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from .breaking import breaks
+from .harmless import harmless
 
 # Colours of the terminal's own palette, which its owner can read on whatever background.
 THEME = Theme(
@@ -38,13 +39,12 @@ THEME = Theme(
 CODE_COLOURS = "ansi_dark"
 # Tags are text here: a reply about HTML must not lose them.
 PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").enable("strikethrough")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SPACES_AT_THE_END = re.compile(r" +((?:\x1b\[[\d;]*m)*)$")
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey: a model's words must not move the cursor."""
-    return CONTROL.sub("", text.replace("\t", "    "))
+    """What is harmless of it, with tabs as the columns that they are counted for."""
+    return harmless(text.replace("\t", "    "))
 
 
 class BrokenAnywhere(Paragraph):

@@ -5,8 +5,13 @@ Plain is for a notebook's cell and for terminals that can do no more. Knows no c
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
+
+from .harmless import harmless
 
 Rows = Sequence[tuple[str, str]]
 LOADING = "Loading model..."
@@ -70,7 +75,7 @@ class PlainReply:
 
     def _print(self, text: str) -> None:
         self._said = True
-        print(text, end="", flush=True)
+        print(harmless(text), end="", flush=True)
 
 
 class PlainScreen:
@@ -82,13 +87,13 @@ class PlainScreen:
         self._loading = ""
 
     def say(self, text: str, *, hang: int = 0) -> None:
-        print(text, flush=True)
+        print(harmless(text), flush=True)
 
     def note(self, text: str) -> None:
-        print(f"({text})", flush=True)
+        print(f"({harmless(text)})", flush=True)
 
     def warn(self, text: str) -> None:
-        print(text, flush=True)
+        print(harmless(text), flush=True)
 
     def header(self, rows: Rows, progress: str | None) -> None:
         """The rows that are known and not shown yet; below them how far loading is."""
@@ -108,4 +113,8 @@ class PlainScreen:
         return PlainReply()
 
     def read(self, prompt: str) -> str:
+        # Else bytes that are no text would end the chat. Who has read from it before can set that no more.
+        if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors != "replace":
+            with suppress(io.UnsupportedOperation):
+                sys.stdin.reconfigure(errors="replace")
         return input(prompt)
