@@ -334,8 +334,9 @@ def test_thoughts_can_be_opened_and_are_neither_copied_nor_sent_back(visitors: V
     chat = ScriptedChat(steps=[*THINKING, "Hello"])
     page = visitors.open_chat(chat, permissions=["clipboard-read", "clipboard-write"])
     send(page, "Hi")
-    # While it thinks they are open already.
     expect_reply(page, "Hello")
+    # While it thinks they are open.
+    expect(page.locator(".thoughts")).to_be_hidden()
     page.locator("summary").press("Enter")
     expect(page.locator(".thoughts")).to_be_visible()
     page.get_by_role("button", name="Copy reply").click()

@@ -16,17 +16,18 @@ export class ThinkingView {
     this.#thoughts = new GrowingText(thoughts);
   }
 
-  paint({ reasoning, status }) {
+  paint({ reasoning, status, reply }) {
     this.#thoughts.show(reasoning);
     this.#details.hidden = reasoning === "";
-    if (status !== this.#status) this.#changed(status);
+    if (status !== this.#status) this.#changed(status, reply);
   }
 
   // In between it is the reader's to open and to close.
-  #changed(status) {
+  #changed(status, reply) {
     this.#title.textContent = this.#say(status === "thinking" ? "thinking" : "thoughts");
     if (status === "thinking") this.#details.open = true;
-    else if (this.#status === "thinking" && status === "streaming") this.#details.open = false;
+    // An answer may begin and end between two frames.
+    else if (this.#status === "thinking" && reply !== "") this.#details.open = false;
     this.#status = status;
   }
 }
