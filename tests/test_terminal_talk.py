@@ -9,19 +9,24 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
+from pydantic import SecretStr
 
 from colab_llm_chat.cli.terminal.conversation import Conversation, Exchange
 from colab_llm_chat.cli.terminal.interrupts import ended_by_signals, presses
-from colab_llm_chat.cli.terminal.languages import settle_languages
+from colab_llm_chat.cli.terminal.languages import settle_languages, source_shown
 from colab_llm_chat.cli.terminal.once import answer_once, message_from
+from colab_llm_chat.cli.terminal.opening import known_credential
+from colab_llm_chat.cli.terminal.run import run_chat
 from colab_llm_chat.cli.terminal.screen import PlainScreen, Rows
 from colab_llm_chat.cli.terminal.stray import caught_stderr
 from colab_llm_chat.cli.terminal.talk import HOW_TO_LEAVE, Talk
-from colab_llm_chat.errors import EngineFailed, InvalidRequest, UsageError
-from colab_llm_chat.protocol.messages import ChatRequest, Delta, PromptTokens, Status
+from colab_llm_chat.errors import ChatError, EngineFailed, UsageError
+from colab_llm_chat.protocol.messages import ChatRequest, Delta, PromptTokens, Reply, Status
 from colab_llm_chat.settings import Settings
+from colab_llm_chat.text.direction import ByTokens
 from tests.chat_services import ScriptedChat, reply_end, wait_until
 
 End = type[EOFError] | type[KeyboardInterrupt]
@@ -109,6 +114,16 @@ def test_undo_takes_exchanges_back_one_by_one_and_new_all_of_them() -> None:
     assert talk.conversation.exchanges == []
 
 
+def test_undo_takes_a_message_that_failed_before_an_answered_one() -> None:
+    chat = ScriptedChat()
+    talk, screen = talked("一", chat=chat)
+    chat.refuses_with = EngineFailed("Gone.")
+    for typed in ("二", "/undo", "/undo", "/undo"):
+        talk.take(typed)
+    assert screen.said[-3:-1] == ["Taken back: 二", "Taken back: 一"]
+    assert "nothing to take back" in screen.said[-1]
+
+
 def test_a_reply_cut_by_its_length_is_carried_on() -> None:
     chat = ScriptedChat(end=reply_end("length"))
     talk, screen = talked("一", "/continue", chat=chat)
@@ -191,6 +206,42 @@ def test_a_conversation_is_saved_but_not_over_another(tmp_path: Path) -> None:
     assert "File exists" in screen.said[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("~nosuchuser/x.md", "home directory"),
+        ("a\0b.md", "null byte"),
+        ("/dev/null/x.md", "Not a directory"),
+        ("x" * 300, "name too long"),
+    ],
+)
+def test_a_conversation_that_cannot_be_saved_goes_on(name: str, why: str) -> None:
+    talk, screen = talked("一", f"/save {name}", "二")
+    assert (screen.said[0].startswith("Error: "), why in screen.said[0], len(screen.said)) == (True, True, 2)
+    assert len(talk.conversation.exchanges) == 2
+
+
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), ValueError("bad\nvalue")])
+def test_an_unforeseen_fault_does_not_end_the_conversation(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ScriptedChat()
+    talk, screen = talked("一", chat=chat)
+    with monkeypatch.context() as broken:
+        broken.setattr(chat, "tokenize", lambda request: (_ for _ in ()).throw(fault))
+        talk.take("/target jpn_Jpan")
+    talk.take("二")
+    assert (screen.said[-1][:7], "\n" in screen.said[-1], len(talk.conversation.exchanges)) == ("Error: ", False, 2)
+
+
+def test_what_is_no_utf_8_is_mended_wherever_it_comes_in() -> None:
+    chat = ScriptedChat()
+    talked("/system \udcff猫", "\udc82\udcb1", chat=chat)
+    assert asked(chat) == ["system: \ufffd猫", "user: \ufffd\ufffd"]
+    conversation, screen = Conversation(Settings(system="\udcff")), Paper("eng_Latn", "\udcff", "jpn_Jpan")
+    assert conversation.system == "\ufffd"
+    settle_languages(Translator(), conversation, screen)
+    assert "\ufffd" in screen.said[0]
+
+
 def test_an_interrupt_stops_the_reply_and_what_was_said_stays(capsys: pytest.CaptureFixture[str]) -> None:
     chat = ScriptedChat(steps=["begun", threading.Event()])
 
@@ -233,22 +284,49 @@ def test_the_prompt_is_shown_before_the_reply_when_asked_for() -> None:
 
 
 class Translator(ScriptedChat):
-    """Knows two languages and demands to be told the target."""
+    """Knows two languages and demands to be told the target; the source it takes for what the text looks like."""
+
+    way = ByTokens({"eng_Latn": 1, "jpn_Jpan": 2})
 
     def status(self) -> Status:
-        return Status(state="ok", model_id="nllb", task="translation", languages=("eng_Latn", "jpn_Jpan"))
+        return Status(state="ok", model_id="nllb", task="translation", languages=self.way.languages)
 
     def tokenize(self, request: ChatRequest) -> PromptTokens:
-        if request.target_language not in self.status().languages:
-            raise InvalidRequest(f"No {request.target_language}.", param="target_language", hint="jpn_Jpan?")
+        self.way.direction(request, ())
         return super().tokenize(request)
+
+    def stream(self, request: ChatRequest) -> Reply:
+        self.end = reply_end(notes=self.way.direction(request, ()).notes)
+        return super().stream(request)
 
 
 def test_a_translation_model_asks_for_its_languages_until_it_knows_them() -> None:
     conversation, screen = Conversation(Settings()), Paper("eng_Latn", "", "jpn_Jpn", " jpn_Jpan ")
     settle_languages(Translator(), conversation, screen)
     assert (conversation.source_language, conversation.target_language) == ("eng_Latn", "jpn_Jpan")
-    assert screen.said == ["No None. jpn_Jpan?", "No jpn_Jpn. jpn_Jpan?"]
+    assert ["missing" in screen.said[0], "Did you mean `jpn_Jpan`" in screen.said[1]] == [True, True]
+
+
+def test_without_a_source_language_the_text_says_which_it_is() -> None:
+    chat, settings = Translator(), Settings(language_target="eng_Latn")
+    screen = Paper("", "ねこ", "cat", "/source eng_Latn", "/source")
+    talk = Talk(chat, settings, screen)
+    settle_languages(chat, talk.conversation, screen)
+    talk.run()
+    assert screen.said[0] == "The text was read as Japanese (`jpn_Jpan`)."
+    shown = [f"Source Language: {code}, Target Language: eng_Latn" for code in ("eng_Latn", "by the text")]
+    assert screen.said[2:4] == shown
+    assert screen.said[2:4] == [
+        f"Source Language: {code}, Target Language: eng_Latn" for code in ("eng_Latn", "by the text")
+    ]
+
+
+def test_the_header_of_a_translation_model_says_that_the_text_names_the_source() -> None:
+    nllb = Status(state="ok", model_id="nllb", task="translation")
+    told = [source_shown(Settings(language_source=code), nllb, known=True) for code in (None, "jpn_Jpan")]
+    assert told == ["by the text", "jpn_Jpan"]
+    assert source_shown(Settings(), Status(state="ok", model_id="catbot"), known=True) == "not set"
+    assert source_shown(Settings(), Status(state="loading", model_id="nllb"), known=False) == ""
 
 
 def test_no_other_model_asks_and_languages_may_change_on_the_way() -> None:
@@ -256,8 +334,15 @@ def test_no_other_model_asks_and_languages_may_change_on_the_way() -> None:
     settle_languages(ScriptedChat(), conversation, Paper())
     assert conversation.target_language is None
     talk, screen = talked("/target eng", "/target eng_Latn", chat=Translator(), settings=Settings(language_target="x"))
-    assert screen.said[:2] == ["Error: No eng. jpn_Jpan?", "Source Language: not set, Target Language: eng_Latn"]
+    assert "Did you mean `eng_Latn`" in screen.said[0]
+    assert screen.said[1] == "Source Language: by the text, Target Language: eng_Latn"
     assert talk.conversation.request(Exchange("一")).target_language == "eng_Latn"
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_an_empty_credential_leaves_the_hub_clients_own_login(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_client")
+    assert known_credential(Settings(hf_token=SecretStr(given))) is True
 
 
 def test_one_message_prints_the_reply_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,10 +354,55 @@ def test_one_message_prints_the_reply_alone(capsys: pytest.CaptureFixture[str]) 
     assert message_from(None, io.StringIO("a\nb\n")) == "a\nb"
 
 
+def piped(data: bytes, *, encoding: str = "utf-8") -> TextIO:
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, errors="strict")
+
+
+def test_a_message_that_is_no_utf_8_is_mended() -> None:
+    assert message_from(None, piped(b"\x82\xb1")) == "\ufffd\ufffd"
+    assert message_from("\udcff\udcfe", None) == "\ufffd\ufffd"
+    # What was piped is UTF-8 whatever the locale says, if it can be.
+    assert message_from(None, piped("\ufeffねこ\r\nいぬ\r".encode(), encoding="ascii")) == "ねこ\nいぬ"
+    assert message_from(None, piped("猫".encode("shift_jis"), encoding="shift_jis")) == "猫"
+
+
 @pytest.mark.parametrize("once", ["  ", None])
 def test_an_empty_message_is_refused(once: str | None) -> None:
+    for source in (io.StringIO("\n"), piped("\ufeff".encode()), None):
+        with pytest.raises(UsageError, match="holds no message"):
+            message_from(once, source)
+
+
+def test_a_closed_standard_input_is_an_empty_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(UsageError, match="holds no message"):
-        message_from(once, io.StringIO("\n"))
+        run_chat(Settings(), once=None, show_prompt=False)
+
+
+def test_one_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    answer_once(ScriptedChat(steps=["a\x1b[2J", "\x07b\tc\r\n"]), Settings(), "x")
+    assert capsys.readouterr().out == "a[2Jb\tc\n"
+
+
+def test_a_reply_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ScriptedChat()
+    with open("/dev/full", "w") as full, monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", full)
+        with pytest.raises(ChatError, match="No space left on device") as caught:
+            answer_once(chat, Settings(), "x")
+        # Nothing is left to fail at the program's end.
+        full.flush()
+    assert (caught.value.exit_code, chat.replies[0].cancelled.is_set()) == (1, True)
+
+
+def test_a_reply_that_nobody_reads_on_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, sink = os.pipe()
+    os.close(source)
+    with open(sink, "w") as pipe, monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            answer_once(ScriptedChat(), Settings(), "x")
+    assert ended.value.code == 1
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...protocol.body import well_formed
 from ...protocol.messages import ChatRequest, Message, system_first
 from ...protocol.simple import unescape
 from ...settings import SamplingParams, Settings
@@ -84,11 +85,14 @@ class Conversation:
         self.exchanges, self.unanswered = [], None
 
     def take_back(self) -> Exchange | None:
-        """Remove the last exchange and return it, None where there is none."""
+        """Remove the last exchange, a failed one before any other, and return it; None where there is none."""
+        if self.unanswered is not None:
+            failed, self.unanswered = Exchange(self.unanswered), None
+            return failed
         return self.exchanges.pop() if self.exchanges else None
 
     def _begin_with(self, settings: Settings) -> None:
-        self.system = settings.system
+        self.system = settings.system if settings.system is None else well_formed(settings.system)
         self.sampling = self.started_with = settings.sampling
 
     def messages(self) -> list[dict[str, str]]:

@@ -9,11 +9,11 @@ from ...errors import ChatError
 from ...launch import follow
 from ...protocol.messages import Status
 from ...settings import Settings
+from .languages import UNSET, source_shown
 from .screen import Rows, Screen
 
 WELCOME = "It's time to talk!"
 HOW_TO_END = "Type 'exit' to end the conversation."
-UNSET = "not set"
 
 
 def open_chat(chat: Chat, screen: Screen) -> None:
@@ -49,7 +49,7 @@ def rows(chat: Chat, status: Status, has_credential: bool) -> Rows:
     return [
         ("Model Name", settings.model_id),
         ("Hub Credential", "set" if has_credential else UNSET),
-        ("Source Language", settings.language_source or UNSET),
+        ("Source Language", source_shown(settings, status, known=bool(facts))),
         ("Target Language", settings.language_target or UNSET),
         *([("Persona", settings.persona)] if settings.persona else []),
         ("Task", status.task if facts else ""),
@@ -60,8 +60,9 @@ def rows(chat: Chat, status: Status, has_credential: bool) -> Rows:
 
 def known_credential(settings: Settings) -> bool:
     """Whether there is one, given or by the Hub client's own login; its value is nobody's business here."""
-    if settings.hf_token is not None:
-        return bool(settings.hf_token.get_secret_value().strip())
+    # An empty one is as good as none: the client then uses its own.
+    if settings.hf_token is not None and settings.hf_token.get_secret_value().strip():
+        return True
     from huggingface_hub import get_token
 
     return get_token() is not None

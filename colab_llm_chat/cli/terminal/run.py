@@ -42,7 +42,8 @@ def run_chat(settings: Settings, *, once: str | None, show_prompt: bool, upstrea
     in_cell = in_kernel()
     if upstream is None and in_colab() and settings.hf_token is None:
         settings = settings.model_copy(update={"hf_token": _colab_secret()})
-    if once is not None or not (in_cell or sys.stdin.isatty()):
+    # A stream that was closed by whoever started the program is None.
+    if once is not None or not (in_cell or (sys.stdin is not None and sys.stdin.isatty())):
         text = message_from(once, sys.stdin)
         with _opened(with_persona(settings), upstream) as chat:
             answer_once(chat, settings, text, show_prompt=show_prompt)
@@ -96,7 +97,7 @@ def in_kernel() -> bool:
 
 
 def _screen(in_cell: bool) -> Screen:
-    if in_cell or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+    if in_cell or sys.stdout is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return PlainScreen(leaves_by_interrupt=in_cell)
     from .lines import kept_history, line_reader
     from .rich_screen import RichScreen

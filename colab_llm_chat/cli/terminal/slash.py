@@ -126,14 +126,16 @@ def _save(talking: Talking, rest: str) -> None:
     if not rest or not messages:
         problem = "needs a file's name" if messages else "has nothing to save yet"
         raise UsageError(f"/save {problem}.", hint="/save chat.md writes Markdown, /save chat.json a list of messages.")
-    path = Path(rest).expanduser()
-    text = json.dumps(messages, ensure_ascii=False, indent=2) if path.suffix == ".json" else _as_markdown(messages)
     try:
+        path = Path(rest).expanduser()
+        text = json.dumps(messages, ensure_ascii=False, indent=2) if path.suffix == ".json" else _as_markdown(messages)
         # Never over something that is there.
         with path.open("x", encoding="utf-8") as file:
             file.write(text.rstrip("\n") + "\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Give another file.") from None
+    # For a home that nobody has, and for names that no file can have.
+    except (OSError, RuntimeError, ValueError) as error:
+        why = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise UsageError(f"{rest} cannot be written: {why}.", hint="Give another file.") from None
     talking.screen.note(f"{len(messages)} messages are saved in {path}")
 
 
@@ -162,6 +164,6 @@ COMMANDS = {
     "system": Slash("[TEXT]", "shows or sets the system prompt; - means none", _system),
     "persona": Slash("[NAME]", "shows or changes the persona, by name or YAML file; - means none", _persona),
     "set": Slash("[NAME [VALUE]]", "shows or sets how replies are drawn; default takes it back", _set),
-    "source": Slash("[CODE]", "sets the language of what you write, for translation models", _source),
+    "source": Slash("[CODE]", "sets the language you write in, for translation models; alone: by the text", _source),
     "target": Slash("[CODE]", "sets the language to translate into", _target),
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import unicodedata
 
 from ...errors import ChatError, UsageError
+from ...protocol.body import well_formed
 from ...protocol.messages import ChatRequest, ChatService, ReplyEnd
 from ...settings import Settings
 from . import slash
 from .conversation import Conversation, Exchange
 from .interrupts import presses
-from .languages import fault
+from .languages import UNSET, fault, unset_source
 from .prompt import prompt_text
 from .pump import Pump
 from .screen import Screen
@@ -52,6 +53,8 @@ class Talk:
 
     def take(self, line: str) -> None:
         """Do what was typed. A failure is told in one line, and the chat goes on."""
+        # What is no UTF-8 comes with signs that no tokenizer takes.
+        line = well_formed(line)
         command = slash.parsed(line)
         try:
             if command is not None:
@@ -60,6 +63,9 @@ class Talk:
                 self._ask(line.strip())
         except ChatError as error:
             self.screen.warn(slash.told(error))
+        # Nothing of the system's may cost people their conversation.
+        except (OSError, ValueError) as error:
+            self.screen.warn(f"Error: {' '.join(str(error).split())} (/save FILE keeps the conversation.)")
 
     def ask_again(self) -> None:
         """The last message once more, in place of its reply. Raises UsageError where there is none."""
@@ -97,7 +103,8 @@ class Talk:
         if error is not None:
             conversation.source_language, conversation.target_language = before
             raise error
-        self.screen.note(f"Source Language: {source or 'not set'}, Target Language: {target or 'not set'}")
+        shown = source or unset_source(self._chat.status())
+        self.screen.note(f"Source Language: {shown}, Target Language: {target or UNSET}")
 
     def _ask(self, text: str) -> None:
         self._answer(Exchange(text))

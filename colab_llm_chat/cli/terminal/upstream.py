@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...chat.remote import RemoteChat
 from ...errors import ChatError
 from ...protocol.messages import Status
-from .opening import HOW_TO_END, UNSET, WELCOME, told
+from .languages import UNSET, source_shown
+from .opening import HOW_TO_END, WELCOME, told
 from .screen import Rows, Screen
 
 
@@ -40,7 +41,7 @@ def rows(chat: RemoteChat, status: Status) -> Rows:
     settings = chat.settings
     return [
         ("Model Name", status.model_id),
-        ("Source Language", settings.language_source or UNSET),
+        ("Source Language", source_shown(settings, status, known=status.state == "ok")),
         ("Target Language", settings.language_target or UNSET),
         *([("Persona", settings.persona)] if settings.persona else []),
         ("Task", status.task if status.state == "ok" else ""),
