@@ -9,7 +9,7 @@ COLAB := .venv-colab
 # transformers but what the tests of its families, its worker and its other runner see.
 SAME_ON_COLAB := page page_details page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends \
 	langchain llm_cli sdk_javascript works_with reply_ends sentences sse tools window background ports catbot tunnel metrics stats \
-	scheduler sampling prefixes drafts engine_faults terminal
+	scheduler sampling prefixes drafts engine_faults terminal remote personas
 # The tests start the package in a hundred processes, each of which would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
