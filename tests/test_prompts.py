@@ -205,6 +205,12 @@ def test_a_raw_prompt_is_the_last_message_alone() -> None:
     assert (prompt.stop, prompt.strip_leading, prompt.prefix_ids) == ((), False, prompt.prompt_ids)
 
 
+def test_a_raw_prompt_is_carried_on_as_one_text_with_its_reply_so_far() -> None:
+    tokenizer = byte_level(CHATML)
+    carried = prompt_of(tokenizer, "u: no", "a: no", "u: Once", "a:  upon", raw=True, continue_final=True)
+    assert carried == prompt_of(tokenizer, "u: Once upon", raw=True)
+
+
 def test_a_raw_prompt_gets_one_bos() -> None:
     tokenizer = byte_fallback(LLAMA2)
     assert list(prompt_of(tokenizer, "u: hi", raw=True).prompt_ids) == tokenizer.encode("hi")

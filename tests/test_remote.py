@@ -31,7 +31,7 @@ from colab_llm_chat.errors.upstream import (
     UpstreamUnreadable,
 )
 from colab_llm_chat.launch import link
-from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd, Status, Tool, ToolUse
+from colab_llm_chat.protocol.messages import ChatRequest, Delta, Message, ReplyEnd, Status, Task, Tool, ToolUse
 from colab_llm_chat.settings import SamplingParams, Settings
 from colab_llm_chat.web.app import create_app
 from tests.chat_services import ScriptedChat, reply_end, serving, wait_until
@@ -133,6 +133,20 @@ def test_a_raw_text_and_the_rest_of_a_reply_can_be_had_from_our_server() -> None
     raw, continued = chat.requests
     assert (raw.raw, raw.messages, raw.sampling.max_new_tokens) == (True, (Message("user", "猫は"),), 512)
     assert (continued.continue_final, continued.messages) == (True, begun)
+
+
+@pytest.mark.parametrize("task", ["chat", "translation"])
+def test_a_raw_text_is_carried_on_as_one_text_or_apart_from_its_reply_as_the_model_needs(task: Task) -> None:
+    chat = ScriptedChat()
+    chat.state = Status(state="ok", model_id="catbot", task=task)
+    begun = (Message("user", "猫は"), Message("assistant", "いる"))
+    asked = replace(request(), messages=begun, raw=True, continue_final=True)
+    with over_own(chat) as remote:
+        whole(remote, asked)
+        remote.tokenize(asked)
+    [sent] = chat.requests
+    one_text = (True, False, (Message("user", "猫はいる"),))
+    assert (sent.raw, sent.continue_final, sent.messages) == (one_text if task == "chat" else (False, True, begun))
 
 
 def test_a_cancel_from_another_thread_ends_the_reply_here_and_there() -> None:

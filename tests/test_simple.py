@@ -302,7 +302,6 @@ def test_continuing_a_reply_that_had_no_text_yet_asks_for_it_again() -> None:
         {},
         {"conversationHistory": [USER]},
         {"conversationHistory": [USER, ASSISTANT], "message": "something else"},
-        {"conversationHistory": [USER, ASSISTANT], "raw": True},
         {"conversationHistory": [{**ASSISTANT, "content": ""}]},
     ],
 )
@@ -441,6 +440,13 @@ def test_a_raw_message_is_sent_unescaped_and_kept_as_typed() -> None:
     request = parse(message="\\a\\nb", raw=True)
     assert request.chat.messages[-1] == Message("user", "a\nb")
     assert request.history[-1].content == "\\a\\nb"
+
+
+def test_a_raw_message_is_carried_on_apart_from_its_reply_which_is_no_raw_text() -> None:
+    turns = [{"role": "user", "content": "\\a\\nb"}, {"role": "assistant", "content": "\\n"}]
+    request = parse(conversationHistory=turns, raw=True, **{"continue": True})
+    assert request.chat.messages == (Message("user", "a\nb"), Message("assistant", "\\n"))
+    assert (request.chat.raw, request.chat.continue_final, request.history[-1].content) == (True, True, "\\a\\nb")
 
 
 def test_what_the_model_thinks_is_told_apart_from_its_reply() -> None:

@@ -137,10 +137,11 @@ def test_a_whole_reply_is_not_carried_on() -> None:
     assert [line[:36] for line in screen.said[:2]] == ["Error: There is no reply that was cut"[:36]] * 2
 
 
-def test_a_raw_message_goes_unescaped_and_is_carried_on_as_one_text() -> None:
+def test_a_raw_message_goes_unescaped_and_is_carried_on_with_its_reply() -> None:
     chat = ScriptedChat(end=reply_end("length"))
     talked(r"\あ\nb", "/continue", chat=chat)
-    assert [(one.raw, one.messages[-1].content) for one in chat.requests] == [(True, "あ\nb"), (True, "あ\nbHello")]
+    assert asked(chat) == ["user: あ\nb", "assistant: Hello"]
+    assert [(one.raw, one.continue_final) for one in chat.requests] == [(True, False), (True, True)]
 
 
 def test_the_system_prompt_is_shown_set_and_taken_away() -> None:

@@ -59,6 +59,12 @@ def test_a_prompt_is_tokenized_as_it_is(name: str) -> None:
     assert (request.raw, request.messages) == (True, (Message("user", "hi"),))
 
 
+def test_a_raw_message_and_the_reply_to_carry_on_are_tokenized_without_template() -> None:
+    messages = [USER, {"role": "assistant", "content": "Hel"}]
+    request = asked(messages=messages, raw=True, continue_final_message=True)
+    assert (request.raw, request.continue_final, len(request.messages)) == (True, True, 2)
+
+
 def test_messages_are_read_as_a_chat_completion_reads_them() -> None:
     tool = {"type": "function", "function": {"name": "weather"}}
     request = asked(

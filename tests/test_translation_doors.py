@@ -127,10 +127,13 @@ def test_a_backslash_is_only_taken_away(client: FlaskClient) -> None:
 def test_a_reply_that_was_cut_is_carried_on(client: FlaskClient) -> None:
     cut = translated(client, **CODES, max_new_tokens=4).json
     assert cut["truncated"]
-    body = {"continue": True, "conversationHistory": cut["conversationHistory"], **CODES}
-    rest = client.post("/chat", json={**body, "max_new_tokens": 4}).json
+    body = {"continue": True, "conversationHistory": cut["conversationHistory"], **CODES, "max_new_tokens": 4}
+    rest = client.post("/chat", json=body).json
     assert rest["conversationHistory"][-1]["content"].startswith(cut["response"])
     assert rest["usage"]["prompt_tokens"] == cut["usage"]["prompt_tokens"]
+    raw = [{"role": "user", "content": "\\" + TEXT}, cut["conversationHistory"][-1]]
+    again = client.post("/chat", json={**body, "conversationHistory": raw, "raw": True}).json
+    assert again["response"] == rest["response"]
 
 
 def test_drawn_at_a_temperature_it_varies_and_otherwise_never(client: FlaskClient) -> None:

@@ -76,7 +76,8 @@ class ChatRequest:
 
     With `continue_final` the last message is the assistant's, to be carried on; without `generation_prompt` the prompt
     ends where the last message does. With `raw` the last message goes to the model as it is, without any template, and
-    `prompt_ids` in its place, when there are any. `json_schema` keeps the reply to JSON of that schema (`{}`: any
+    `prompt_ids` in its place, when there are any; with both the last two, of which the second is the reply so far.
+    `json_schema` keeps the reply to JSON of that schema (`{}`: any
     object). `asked_in` is the body's name for what was said, for errors to name. `background` is work that nobody waits
     for: it comes after all that somebody does. With `running_usage` some deltas tell the usage so far: who stops a
     reply gets no end of it. The languages are FLORES-200 codes, not checked yet: only the model knows which it has.

@@ -6,7 +6,7 @@ Knows nothing of HTTP or of how a reply is made.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -90,9 +90,8 @@ def parse_chat(body: bytes, settings: Settings, personas: Personas = NO_PERSONAS
     history, begun = _carried_on(parsed, turns) if parsed.carry_on else _with_message(parsed, turns)
     # A reply cut before its first character has nothing to carry on: it is simply asked for again.
     unfinished = (Message("assistant", begun),) if begun else ()
-    messages = system_first(history, default=settings.system, asked=parsed.system) + unfinished
-    if parsed.raw:
-        messages = (*messages[:-1], Message("user", unescape(messages[-1].content)))
+    said = (*history[:-1], *map(_unescaped, history[-1:])) if parsed.raw else history
+    messages = system_first(said, default=settings.system, asked=parsed.system) + unfinished
     chat = ChatRequest(
         messages=messages,
         sampling=sampling,
@@ -138,10 +137,6 @@ def _with_message(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple
 
 
 def _carried_on(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
-    if parsed.raw:
-        raise InvalidRequest(
-            "`continue` and `raw` exclude each other.", param="continue", hint="Send the whole text as `message`."
-        )
     *before, last = turns or (Message("user", ""),)
     if last.role != "assistant":
         raise InvalidRequest(
@@ -157,6 +152,10 @@ def _carried_on(parsed: SimpleBody, turns: tuple[Message, ...]) -> tuple[tuple[M
     if not last.content and before[-1:] != [Message("user", "".join(asked))]:
         raise InvalidRequest("`continue` found nothing to carry on.", param="conversationHistory")
     return tuple(before), last.content
+
+
+def _unescaped(turn: Message) -> Message:
+    return replace(turn, content=unescape(turn.content))
 
 
 def unescape(text: str) -> str:

@@ -5,7 +5,7 @@ Knows no tokenizer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,7 @@ class TokenizeBody(BaseModel):
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
     chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = None
+    raw: bool | None = Field(None, description="The last message, or a reply and what it carries on, without template.")
     add_generation_prompt: bool | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="`auto` tells the prompt that fits the window, as a reply's would; else it is told whole."
@@ -71,7 +72,7 @@ def parse_tokenize(body: bytes, settings: Settings, personas: Personas = NO_PERS
     parsed = validated(TokenizeBody, parse_object(body))
     form = _form(parsed)
     if parsed.messages is not None:
-        chat = parse_chat_completion(body, settings, personas).choices[0]
+        chat = replace(parse_chat_completion(body, settings, personas).choices[0], raw=bool(parsed.raw))
     else:
         settings = settings_of_model(parsed.model, settings, personas)
         text = str(getattr(parsed, form))

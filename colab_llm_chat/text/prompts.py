@@ -143,11 +143,12 @@ class PromptEncoder:
         return self._encoder.mark(self._markers.quoted(message) if self._markers else message)
 
     def _raw(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:
-        _refuse_hopeless(request, request.messages[-1:], context_length)
+        said = request.messages[-2 if request.continue_final else -1 :]
+        _refuse_hopeless(request, said, context_length)
         if request.prompt_ids:
             ids = list(request.prompt_ids)
             return str(self._tokenizer.decode(ids)), ids, 0
-        text = request.messages[-1].content
+        text = "".join(message.content for message in said)
         return text, self._opened(self._encoder.plain(text)), 0
 
     def _fitted(self, request: ChatRequest, context_length: int) -> tuple[str, list[int], int]:

@@ -131,8 +131,8 @@ export class Conversation {
   // A message that begins with a backslash goes to the model as it is: no template, and nothing of what came before.
   requestFor(exchange, mode) {
     if (exchange.message.startsWith("\\")) {
-      const message = mode === "continue" ? rawContinued(exchange) : exchange.message;
-      return { message, raw: true };
+      if (mode === "continue") return { continue: true, conversationHistory: asMessages(exchange), raw: true };
+      return { message: exchange.message, raw: true };
     }
     if (mode === "continue") return { continue: true, conversationHistory: this.historyThrough(exchange) };
     return { message: exchange.message, conversationHistory: this.historyBefore(exchange) };
@@ -151,13 +151,6 @@ export class Conversation {
     const before = this.exchanges.slice(0, this.exchanges.indexOf(exchange));
     return before.filter((other) => other.reply !== "");
   }
-}
-
-// As the server reads a raw message: \n is a newline, \x any other x, and a backslash at the end stays one.
-function rawContinued({ message, reply }) {
-  const backslashes = message.slice(1).match(/\\*$/)[0].length;
-  const whole = backslashes % 2 === 1 ? `${message}\\` : message;
-  return whole + reply.replaceAll("\\", "\\\\").replaceAll("\n", "\\n");
 }
 
 function asMessages(exchange) {

@@ -23,7 +23,12 @@ export async function readPrompt(session, request, signal) {
 // The body of a POST /chat in the words of /tokenize, and fitted to the window in the same way.
 export function promptBody({ message, raw, conversationHistory = [], continue: carriesOn, ...languages }) {
   const fitted = { truncation: "auto", ...languages };
-  if (raw) return { prompt: unescaped(message), ...fitted };
+  if (raw && !carriesOn) return { prompt: unescaped(message), ...fitted };
+  if (raw) {
+    const [{ role, content }, reply] = conversationHistory;
+    const messages = [{ role, content: unescaped(content) }, reply];
+    return { messages, continue_final_message: true, raw: true, ...fitted };
+  }
   if (carriesOn) return { messages: conversationHistory, continue_final_message: true, ...fitted };
   return { messages: [...conversationHistory, { role: "user", content: message }], ...fitted };
 }

@@ -169,15 +169,14 @@ test("a message that begins with a backslash goes as it is, without what came be
   assert.deepEqual(conversation.requestFor(raw, "new"), { message: "\\Once upon\\na time", raw: true });
 });
 
-test("a raw text is continued with its reply so far, escaped as a raw message is read", () => {
+test("a raw text is continued as it was typed, with its reply so far and nothing else", () => {
   const conversation = new Conversation();
-  for (const [message, reply, sent] of [
-    ["\\a", "b\nc\\d", "\\ab\\nc\\\\d"],
-    ["\\a\\", "nb", "\\a\\\\nb"],
-    ["\\a\\\\", "nb", "\\a\\\\nb"],
-  ]) {
-    const raw = conversation.begin(message);
-    raw.finish({ response: reply, finish_reason: "length" });
-    assert.deepEqual(conversation.requestFor(raw, "continue"), { message: sent, raw: true });
-  }
+  conversation.begin("Hi").finish({ response: "Hello" });
+  const raw = conversation.begin("\\a\\");
+  raw.finish({ response: "nb\nc\\d", finish_reason: "length" });
+  const conversationHistory = [
+    { role: "user", content: "\\a\\" },
+    { role: "assistant", content: "nb\nc\\d" },
+  ];
+  assert.deepEqual(conversation.requestFor(raw, "continue"), { continue: true, conversationHistory, raw: true });
 });

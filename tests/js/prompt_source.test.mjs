@@ -35,6 +35,15 @@ test("the prompt of a raw message is what the server reads out of it", () => {
   }
 });
 
+test("the prompt of more of a reply to a raw message has both apart, as only the server knows how they are joined", () => {
+  const conversation = new Conversation();
+  const exchange = conversation.begin("\\a\\nb");
+  exchange.finish({ response: "Once\\n", finish_reason: "length" });
+  const body = promptBody(conversation.requestFor(exchange, "continue"));
+  assert.deepEqual(body.messages.map(({ content }) => content), ["a\nb", "Once\\n"]);
+  assert.deepEqual([body.continue_final_message, body.raw, body.prompt], [true, true, undefined]);
+});
+
 test("the languages of a translation belong to its prompt", () => {
   const languages = { source_language: "eng_Latn", target_language: "jpn_Jpan" };
   assert.equal(promptBody({ message: "hi", conversationHistory: [], ...languages }).target_language, "jpn_Jpan");

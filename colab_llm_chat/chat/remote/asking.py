@@ -5,13 +5,13 @@ Other servers than this project's refuse fields that they do not know, so only w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import UnsupportedParameter
 from ...errors.upstream import UpstreamLacks
 from ...protocol.body import well_formed
-from ...protocol.messages import ChatRequest, Message
+from ...protocol.messages import ChatRequest, Message, Task
 from ...settings import TokenRules
 
 CHAT, RAW, TOKENIZE = "/chat/completions", "/completions", "/tokenize"
@@ -33,9 +33,10 @@ class Asked:
     body: dict[str, Any]
 
 
-def asked(request: ChatRequest, model: str, *, is_own: bool) -> Asked:
-    """A reply to the request, as a stream. Raises UnsupportedParameter, UpstreamLacks."""
+def asked(request: ChatRequest, model: str, *, is_own: bool, task: Task = "chat") -> Asked:
+    """A reply to the request, as a stream; `task` is the model's. Raises UnsupportedParameter, UpstreamLacks."""
     _refuse(request)
+    request = _in_one(request, task) if request.raw and request.continue_final else request
     said = _prompt(request, is_own=is_own)
     drawn = request.sampling.model_dump(exclude_unset=True, exclude_none=True, exclude={"max_new_tokens"})
     body = {"model": model, **said, "stream": True, "max_tokens": request.sampling.max_new_tokens, **drawn}
@@ -55,7 +56,7 @@ def asked_for_prompt(request: ChatRequest, model: str) -> Asked:
 def _prompt(request: ChatRequest, *, is_own: bool) -> dict[str, Any]:
     named = {name: getattr(request, name) for name in LANGUAGES if getattr(request, name)}
     own: dict[str, Any] = {"truncation": request.truncation} if is_own else {}
-    if request.raw:
+    if request.raw and not request.continue_final:
         return {"prompt": well_formed(request.messages[-1].content), **named, **own}
     if request.continue_final and not is_own:
         raise UpstreamLacks(
@@ -63,7 +64,18 @@ def _prompt(request: ChatRequest, *, is_own: bool) -> dict[str, Any]:
         )
     if request.continue_final:
         own |= {"continue_final_message": True, "add_generation_prompt": False}
+    own |= {"raw": True} if request.raw else {}
     return {"messages": [_fields(one) for one in request.messages], **named, **own}
+
+
+def _in_one(request: ChatRequest, task: Task) -> ChatRequest:
+    """A raw text with its reply so far, as /v1 can take them: one longer text. An encoder's text must stay what it was,
+    and only as messages can the reply to it be carried on.
+    """
+    if task != "chat":
+        return replace(request, raw=False)
+    text = "".join(message.content for message in request.messages[-2:])
+    return replace(request, messages=(Message("user", text),), continue_final=False)
 
 
 def _fields(message: Message) -> dict[str, str]:

@@ -69,7 +69,8 @@ class RemoteChat:
 
     def stream(self, request: ChatRequest) -> RemoteReply:
         """Start a reply. Raises UpstreamLacks for what only this project's server can; other failures come with it."""
-        ask = asked(request, self.model_id, is_own=self.is_own)
+        task = self.status().task if request.raw and request.continue_final else "chat"
+        ask = asked(request, self.model_id, is_own=self.is_own, task=task)
         reply = RemoteReply(partial(self._deltas, ask), ping_seconds=self.settings.ping_seconds, forget=self._forget)
         with self._lock:
             self._replies.add(reply)

@@ -50,11 +50,7 @@ class Conversation:
     def request(self, exchange: Exchange) -> ChatRequest:
         """For the reply to this exchange, or for the rest of the one it has."""
         earlier = [one for other in self.exchanges if other is not exchange for one in other.messages()]
-        if exchange.is_raw:
-            # What follows a raw text is asked for by a longer one.
-            last = [Message("user", exchange.message.content + exchange.reply)]
-        else:
-            last = list(exchange.messages())
+        last = list(exchange.messages())
         return ChatRequest(
             messages=system_first([*earlier, *last], default=self.system),
             sampling=self.sampling,
