@@ -205,7 +205,7 @@ class LocalReply:
             delta = text.flush(whole=True)
             return replace(delta, text=cutter.feed(delta.text, soft=True) + cutter.cut()), "deadline"
         soft = self._deadline.soft() and progress.end is None
-        delta = text.flush(whole=progress.end == "length") if progress.end else text.feed(progress)
+        delta = text.flush(whole=True) if progress.end else text.feed(progress)
         delta = replace(delta, text=cutter.feed(delta.text, soft=soft))
         if text.stopped:
             return replace(delta, text=delta.text + cutter.flush()), "stop"
