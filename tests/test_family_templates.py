@@ -303,9 +303,9 @@ class Loaded:
         out = ""
         for token_id in self.ids(text):
             if token_id in self.encoder.end_ids:
-                return out + reply.flush(whole=False).text, True
+                return out + reply.flush().text, True
             out += reply.feed(Progress(token_ids=(token_id,))).text
-        return out + reply.flush(whole=False).text, reply.stopped
+        return out + reply.flush().text, reply.stopped
 
 
 def loaded(case: Case, folder: Path) -> Loaded:
@@ -324,6 +324,11 @@ def test_prompts_are_those_of_the_card(case: Case, tmp_path: Path) -> None:
     continued = model.prompt(*CONTINUED, continue_final=True)
     assert (continued.text, continued.strip_leading) == (case.continued, False)
     assert continued.prefix_ids == continued.prompt_ids[-32:]
+
+
+@NAMED
+def test_a_system_prompt_alone_is_not_lost(case: Case, tmp_path: Path) -> None:
+    assert "猫です。" in loaded(case, tmp_path).prompt("s: 猫です。").text
 
 
 @NAMED

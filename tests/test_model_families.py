@@ -81,7 +81,7 @@ class Loaded:
         reply = ReplyText(self.tokenizer, prompt, self.encoder.parser(asked, prompt))
         ended = next((at for at, one in enumerate(ids) if one in self.end_ids), len(ids))
         deltas = [reply.feed(Progress(token_ids=(one,))) for one in ids[:ended]]
-        return [*deltas, reply.flush(whole=False)], ended
+        return [*deltas, reply.flush()], ended
 
 
 def loaded(twin: Twin, root: Path) -> Loaded:

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colab_llm_chat.engine.reports import Progress
+from colab_llm_chat.protocol.messages import ChatRequest, Message
+from colab_llm_chat.settings import SamplingParams
 from colab_llm_chat.text.decode import SpaceCleaner
+from colab_llm_chat.text.deltas import ReplyText
+from colab_llm_chat.text.prompts import PromptEncoder
 from colab_llm_chat.text.stream import TextStream
 from tests.tokenizers_made_here import KINDS, of_kind
 
@@ -179,3 +184,15 @@ def test_the_cost_of_a_token_does_not_grow_with_the_reply() -> None:
     ids = encoded("unigram", "こんにちは the end 龍です。" * 200)
     streamed(TextStream(Counting()), [[one] for one in ids])  # type: ignore[arg-type]
     assert Counting.decoded < 10 * len(ids)
+
+
+def test_a_reply_that_ends_in_mid_character_ends_before_it() -> None:
+    tokenizer = of_kind("byte-level BPE")
+    encoder = PromptEncoder(tokenizer)
+    request = ChatRequest(messages=(Message("user", "hi"),), sampling=SamplingParams())
+    prompt = encoder.encode(request, context_length=256)
+    reply = ReplyText(tokenizer, prompt, encoder.parser(request, prompt))
+    ids = encoded("byte-level BPE", "a🐈")
+    assert len(ids) > 2
+    fed = reply.feed(Progress(token_ids=tuple(ids[:-1])))
+    assert fed.text + reply.flush().text == "a"

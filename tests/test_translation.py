@@ -448,6 +448,6 @@ def test_streamed_text_is_the_reply_without_special_tokens(folders: Mapping[str,
     language = sorted(set(begun.prompt_ids))
     ids = [*language, *said[:4], *language, *said[4:], tokenizer.eos_token_id]
     text = ReplyText(tokenizer, begun, made.parser(request, begun))
-    pieces = [text.feed(Progress(token_ids=(token_id,))).text for token_id in ids] + [text.flush(whole=False).text]
+    pieces = [text.feed(Progress(token_ids=(token_id,))).text for token_id in ids] + [text.flush().text]
     assert "".join(pieces) == tokenizer.decode(said, skip_special_tokens=True).strip()
     assert next(piece for piece in pieces if piece).startswith("T")

@@ -202,10 +202,10 @@ class LocalReply:
     ) -> tuple[Delta, FinishReason | None]:
         """What one progress brings, and why the reply ends with it if it does."""
         if progress is None:
-            delta = text.flush(whole=True)
+            delta = text.flush()
             return replace(delta, text=cutter.feed(delta.text, soft=True) + cutter.cut()), "deadline"
         soft = self._deadline.soft() and progress.end is None
-        delta = text.flush(whole=True) if progress.end else text.feed(progress)
+        delta = text.flush() if progress.end else text.feed(progress)
         delta = replace(delta, text=cutter.feed(delta.text, soft=soft))
         if text.stopped:
             return replace(delta, text=delta.text + cutter.flush()), "stop"

@@ -56,11 +56,10 @@ class ReplyText:
             self._logprobs.feed(progress.token_ids, progress.logprobs)
         return self._told(self._text.feed(progress.token_ids))
 
-    def flush(self, *, whole: bool) -> Delta:
-        """What was held back; with `whole` not a last character of which only the first bytes were made."""
-        text = self._text.flush()
-        # `continue` makes such a character anew.
-        delta = self._told(text.rstrip(REPLACEMENT) if whole else text)
+    def flush(self) -> Delta:
+        """What was held back, but not a last character of which only the first bytes were made."""
+        # Carrying the reply on makes such a character anew.
+        delta = self._told(self._text.flush().rstrip(REPLACEMENT))
         rest = self._parser.flush()
         late = () if self._logprobs is None or self._text.stopped else self._logprobs.flush()
         return replace(
