@@ -114,7 +114,8 @@ def test_json_mode_is_an_object_of_any_kind(chat_model: Connected, served_model:
 
 def test_the_responses_api_answers_too(chat_model: Connected) -> None:
     reply = chat_model(use_responses_api=True, seed=None).invoke(HELLO)
-    assert (bool(reply.text), reply.usage_metadata["output_tokens"]) == (True, 24)
+    # A turn may end before.
+    assert (bool(reply.text), 0 < reply.usage_metadata["output_tokens"] <= 24) == (True, True)
 
 
 def test_async_calls_and_streams_work(chat_model: Connected) -> None:
