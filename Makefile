@@ -6,10 +6,10 @@ COLAB := .venv-colab
 # What is the same with other packages: what a browser does with the page, the documents, a wheel in a place of its
 # own, what other programs make of the server's answers, what the compiler takes a minute for, what needs the standard
 # library alone, the demo model's making, which uses scikit-learn, and parts of the engine that see none of
-# transformers but what the tests of its families, its worker and its other runner see.
+# transformers but what the tests of its families, its worker and its other runner see; and how its process is watched.
 SAME_ON_COLAB := page page_details page_for_everyone readme wheel bench compiled aws_lambda curl example_scripts examples_front_ends \
 	langchain llm_cli sdk_javascript works_with reply_ends sentences sse tools window background ports catbot tunnel metrics stats \
-	scheduler sampling prefixes drafts engine_faults terminal remote personas
+	scheduler sampling prefixes drafts engine_faults terminal remote personas client
 # The tests start the package in a hundred processes, each of which would compile all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Whole files go to one worker, so that what a file shares is made once; most tests wait for other processes.
