@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from colab_llm_chat.chat import Chat
     from tests.served_model import ServedModel
+    from tests.visitors import Visitors
 
 # Tiny models gain nothing from a second thread, and spinning threads slow each other down on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,3 +63,19 @@ def demo_chat() -> Iterator[Chat]:
     with contextlib.closing(Chat(Settings()).start()) as chat:
         wait_until(lambda: chat.status().state == "ok")
         yield chat
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from tests.browser import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitors(browser: Browser) -> Iterator[Visitors]:
+    from tests.visitors import visiting
+
+    with visiting(browser) as visitors:
+        yield visitors

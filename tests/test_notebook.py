@@ -21,7 +21,6 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from playwright.sync_api import Browser
 
-from tests.browser import launched
 from tests.chat_services import events_of
 from tests.google_colab import ColabStandIn, Scenario
 from tests.ngrok_agent import install_agent
@@ -63,12 +62,6 @@ def environment(folder: Path, colab: ColabStandIn, agent: Path) -> dict[str, str
         "NGROK_AUTHTOKEN": "",
         "HF_TOKEN": "",
     }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

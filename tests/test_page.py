@@ -7,30 +7,17 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from colab_llm_chat.chat import Chat
 from colab_llm_chat.errors import EngineFailed, ModelGated, QueueFull
 from colab_llm_chat.protocol.messages import Delta, Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
-from tests.browser import launched
 from tests.chat_services import Lent, ScriptedChat, reply_end, serving, wait_until
-from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send, visiting
+from tests.visitors import LOADING, LONG_REPLY, PHONE, Visitors, exchange, expect_reply, focused, send
 
 READY = Status(state="ok", model_id="catbot", progress=1.0)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitors(browser: Browser) -> Iterator[Visitors]:
-    with visiting(browser) as visitors:
-        yield visitors
 
 
 @pytest.fixture(scope="module")

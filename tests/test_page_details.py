@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from colab_llm_chat.errors import ChatError, InvalidRequest, ModelLoading
 from colab_llm_chat.protocol.messages import ChatRequest, PromptTokens
-from tests.browser import launched
 from tests.chat_services import ScriptedChat, reply_end
 from tests.visitors import (
     LOADING,
@@ -23,20 +20,7 @@ from tests.visitors import (
     expect_reply,
     focused,
     send,
-    visiting,
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitors(browser: Browser) -> Iterator[Visitors]:
-    with visiting(browser) as visitors:
-        yield visitors
 
 
 @dataclass

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from colab_llm_chat.errors import EngineFailed
 from colab_llm_chat.protocol.messages import Delta, Status
 from colab_llm_chat.settings import Settings
 from colab_llm_chat.web.app import create_app
-from tests.browser import launched
 from tests.chat_services import ScriptedChat, reply_end
-from tests.visitors import LOADING, LONG_REPLY, PHONE, TRANSLATOR, Visitors, expect_reply, focused, send, visiting
+from tests.visitors import LOADING, LONG_REPLY, PHONE, TRANSLATOR, Visitors, expect_reply, focused, send
 
 LEAST_CONTRAST = """() => {
   const channel = (value) => (value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4);
@@ -36,18 +34,6 @@ LEAST_CONTRAST = """() => {
     return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
   }));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitors(browser: Browser) -> Iterator[Visitors]:
-    with visiting(browser) as visitors:
-        yield visitors
 
 
 def test_without_the_key_the_page_asks_for_it(visitors: Visitors) -> None:
