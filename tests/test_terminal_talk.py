@@ -19,7 +19,7 @@ from colab_llm_chat.cli.terminal.interrupts import ended_by_signals, presses
 from colab_llm_chat.cli.terminal.languages import settle_languages, source_shown
 from colab_llm_chat.cli.terminal.once import answer_once, message_from
 from colab_llm_chat.cli.terminal.opening import known_credential
-from colab_llm_chat.cli.terminal.run import run_chat
+from colab_llm_chat.cli.terminal.run import lose_no_reply, run_chat
 from colab_llm_chat.cli.terminal.screen import PlainScreen, Rows
 from colab_llm_chat.cli.terminal.stray import caught_stderr
 from colab_llm_chat.cli.terminal.talk import HOW_TO_LEAVE, Talk
@@ -428,3 +428,11 @@ def test_of_what_others_write_only_warnings_are_told(capfd: pytest.CaptureFixtur
     with caught_stderr():
         os.write(2, b"DEBUG x\nERROR it broke\n")
     assert (told, capfd.readouterr().err) == (["WARNING: 危ない"], "ERROR it broke\n")
+
+
+def test_what_a_terminals_encoding_lacks_is_a_mark_and_no_error() -> None:
+    kept = io.BytesIO()
+    stream = io.TextIOWrapper(kept, encoding="cp932", write_through=True)
+    lose_no_reply(stream)
+    stream.write("ﾆｬｰﾝ🐈")
+    assert kept.getvalue() == "ﾆｬｰﾝ?".encode("cp932")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from pydantic import SecretStr
@@ -39,6 +40,7 @@ def run_chat(settings: Settings, *, once: str | None, show_prompt: bool, upstrea
     """Talk until the end. Raises LoadError when the model cannot be had, UpstreamError when the upstream cannot,
     UsageError for an empty message.
     """
+    lose_no_reply(sys.stdout)
     in_cell = in_kernel()
     if upstream is None and in_colab() and settings.hf_token is None:
         settings = settings.model_copy(update={"hf_token": _colab_secret()})
@@ -87,6 +89,12 @@ def started(settings: Settings, warn: Callable[[str], None] | None = None) -> It
             yield chat
         finally:
             chat.close()
+
+
+def lose_no_reply(stream: Any) -> None:
+    """Have a mark printed for what the terminal's encoding lacks, as Windows' Japanese one lacks emoji."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 
 def in_kernel() -> bool:
