@@ -151,7 +151,9 @@ def test_its_source_is_that_of_its_card(model: Loaded) -> None:
     prompt = model.prompt(**model.twin.codes)
     before, after = model.twin.around
     pieces = model.tokenizer.convert_ids_to_tokens(list(prompt.source_ids))
-    assert prompt.text == model.twin.source
+    # The tokens around a text are shown where they tell its language.
+    shown = "".join([*before, model.twin.source, *after]) if before else model.twin.source
+    assert prompt.text == shown
     assert (pieces[: len(before)], pieces[len(pieces) - len(after) :]) == (before, after)
     assert list(prompt.source_ids[len(before) : -len(after)]) == model.tokenizer.encode(
         model.twin.source, add_special_tokens=False

@@ -145,7 +145,7 @@ def test_a_translation_with_codes_and_ctrl_d(tmp_path: Path) -> None:
     assert "Source Language: eng_Latn\n" in terminal.opening
     assert "Did you mean `jpn_Jpan`" in terminal.say("jpn_Jpn")
     assert terminal.say("jpn_Jpan") == ""
-    assert terminal.say(r"\The quick\nfox.").startswith("The quick\nfox.\n")
+    assert terminal.say(r"\The quick\nfox.").startswith("eng_LatnThe quick\nfox.</s>\n")
     assert "Did you mean `eng_Latn`" in terminal.say("/target eng")
     terminal.program.sendcontrol("d")
     terminal.wait_for(pexpect.EOF)

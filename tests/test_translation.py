@@ -145,7 +145,8 @@ def test_source_and_first_ids_are_those_of_the_models_own_tokenizer(
     found = prompt(folders[kind], **ENGLISH_TO_JAPANESE)
     assert list(found.source_ids) == wanted
     assert found.prompt_ids == (2, target)
-    assert (found.text, found.strip_leading, found.notes) == (TEXT, True, ())
+    language = f"__{codes[0]}__" if kind == "m2m" else codes[0]
+    assert (found.text, found.strip_leading, found.notes) == (f"{language}{TEXT}</s>", True, ())
 
 
 def test_the_first_mbart_has_its_language_last_and_begins_with_the_target(folders: Mapping[str, Path]) -> None:

@@ -144,7 +144,11 @@ def test_drawn_at_a_temperature_it_varies_and_otherwise_never(client: FlaskClien
 def test_the_prompt_can_be_looked_at(chat: Chat, client: FlaskClient) -> None:
     found = client.post("/tokenize", json={"messages": MESSAGES, **CODES, "return_token_strs": True}).json
     assert found["tokens"] == NllbTokenizer.from_pretrained(chat.settings.model_id)(TEXT).input_ids
-    assert (found["token_strs"][0], found["token_strs"][-1], found["prompt"]) == ("eng_Latn", "</s>", TEXT)
+    assert (found["token_strs"][0], found["token_strs"][-1], found["prompt"]) == (
+        "eng_Latn",
+        "</s>",
+        f"eng_Latn{TEXT}</s>",
+    )
     long = client.post("/tokenize", json={"prompt": "猫" * 300, **CODES}).json
     assert long["count"] > 300
     assert client.post("/tokenize", json={"prompt": "a"}).json["error"]["param"] == "target_language"

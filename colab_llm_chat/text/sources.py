@@ -137,7 +137,8 @@ class SourceEncoder:
                 param=request.asked_in,
                 hint="Send the text in parts.",
             )
-        return text, ids, 0
+        told = request.prompt_ids or direction.source_id is None
+        return text if told else self._in_its_language(text, direction), ids, 0
 
     def _ids(self, request: ChatRequest, text: str, direction: Direction) -> list[int]:
         """With the ids that belong around a text: explicitly, for the tokenizer may have another language set."""
@@ -148,6 +149,12 @@ class SourceEncoder:
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
         language = [direction.source_id]
         return [*ids, *eos, *language] if self._language_last else [*language, *ids, *eos]
+
+    def _in_its_language(self, text: str, direction: Direction) -> str:
+        """With the tokens around it as `_ids` has them, for people to see."""
+        language = str(self._tokenizer.convert_ids_to_tokens(direction.source_id or 0))
+        eos = str(self._tokenizer.eos_token or "")
+        return f"{text}{eos}{language}" if self._language_last else f"{language}{text}{eos}"
 
     def _first_ids(self, direction: Direction, facts: Mapping[str, Any]) -> list[int]:
         """What the decoder gets before the first token of its own."""
