@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from colab_llm_chat.models import packed
+from colab_llm_chat.models import packed, places
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.linear import PackedLinear, measured_speeds
 from colab_llm_chat.models.load import load_model
@@ -161,7 +161,7 @@ def test_what_is_measured_has_a_bound_but_is_never_nothing(
         sizes.extend(layer.weight.nbytes for layer in layers)
         return PACKED(layers)
 
-    monkeypatch.setattr(packed, "MEASURED_BYTES", bound)
+    monkeypatch.setattr(places, "MEASURED_BYTES", bound)
     assert pack_linears(tiny_model("llama"), measure) == 22
     assert least <= sum(sizes) <= most
 

@@ -11,33 +11,19 @@ from ..engine.runner import Runner
 from ..engine.sequence import Chunk, Sequence, Step
 from ..settings import SamplingParams
 from .hardware import NATIVE_BF16
+from .native.use import kernels_for
+from .proof import CANNOT_RUN, PROMPTS, alike
 from .rotary import restore_rotary, steady_rotary
 from .runners.encoder_decoder import EncoderDecoderRunner
 from .runners.flat import FlatRunner
 from .runners.graphs import GraphRunner
+from .runners.native import NativeRunner
 from .runners.sequential import SequentialRunner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("colab_llm_chat")
-
-# Two unequal prompts of harmless ids.
-PROMPTS = ([1 + i % 7 for i in range(9)], [2, 3, 5])
-# Largest difference of logits that rounding explains, as a share of the largest logit: a wrong mask or position
-# changes far more. Short formats and quantised layers round by what else is in the batch.
-ROUNDING, COARSE_ROUNDING = 1e-3, 0.05
-# What a model may raise that does not take the batched engine; running out of memory is none of these.
-CANNOT_RUN = (
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-)
 
 
 def choose_runner(model: PreTrainedModel, *, context_length: int) -> Runner:
@@ -87,8 +73,10 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
     return None
 
 
-def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner] | type[GraphRunner]]:
+def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner]]:
     """The runners to try, the fastest first. FlashAttention's kernel needs 16 bits and a GPU from Ampere on."""
+    if kernels_for(model) is not None:
+        return [NativeRunner, FlatRunner]
     half = model.dtype in (torch.float16, torch.bfloat16)
     if model.device.type != "cuda" or not half or torch.cuda.get_device_capability(model.device) < NATIVE_BF16:
         return [FlatRunner]
@@ -180,14 +168,3 @@ def _gives_after_steps(runner: EncoderDecoderRunner, model: PreTrainedModel) -> 
     read = [(torch.tensor([source], device=device), torch.tensor([ids], device=device)) for source, ids in pairs]
     wanted = [model(input_ids=one, decoder_input_ids=ids, use_cache=False).logits[0, -1] for one, ids in read]
     return alike(found, torch.stack(wanted), model=model)
-
-
-def alike(found: torch.Tensor, wanted: torch.Tensor, *, model: PreTrainedModel) -> bool:
-    """Whether rounding explains how these logits [..., vocab] of the model differ."""
-    coarse = model.dtype != torch.float32 or getattr(model, "is_quantized", False)
-    found, wanted = found.float(), wanted.float()
-    difference = (found - wanted).abs().amax(-1) / wanted.abs().amax(-1).clamp(min=1e-6)
-    right = bool((difference <= (COARSE_ROUNDING if coarse else ROUNDING)).all())
-    if not right:
-        log.info("logits differ by %.2g", float(difference.max()))
-    return right

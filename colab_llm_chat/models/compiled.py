@@ -18,8 +18,8 @@ import torch
 from ..engine.runner import Runner
 from ..engine.sequence import Chunk, Sequence, Step
 from ..settings import SamplingParams, Settings
-from .choose import CANNOT_RUN, PROMPTS, alike
 from .one_graph import OneGraph, numbered
+from .proof import CANNOT_RUN, PROMPTS, alike
 from .runners.flat import FlatRunner
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +22,15 @@ MEASURED_ROWS = {1: 0.14, 8: 0.04, 128: 0.05}
 PASSES = 5
 # On a busy machine a single call may wait for long, and fewer of them tell nothing, however long they took.
 LEAST_CALLS = 16
+
+
+class Ways(NamedTuple):
+    """A linear layer by its plain weight and in another way."""
+
+    inputs: int
+    outputs: int
+    plain: Callable[[torch.Tensor], torch.Tensor]
+    other: Callable[[torch.Tensor], torch.Tensor]
 
 
 class PackedLinear(torch.nn.Module):
@@ -69,26 +78,32 @@ def measured_speeds(layers: Sequence[PackedLinear]) -> dict[int, float]:
 
     To tell what happens in a model, the layers must together be larger than the caches.
     """
+    return speeds([Ways(layer.in_features, layer.out_features, layer.by_plain, layer.by_packed) for layer in layers])
+
+
+@torch.inference_mode()
+def speeds(layers: Sequence[Ways], limits: Mapping[int, float] = MEASURED_ROWS) -> dict[int, float]:
+    """How many times as fast as plain the other way is, by number of rows, each measured for so many seconds."""
     # Of many rows a large layer alone would take all of the time, and one figure tells little.
-    small_first = sorted(layers, key=lambda layer: layer.weight.nbytes)
-    return {rows: _speed(layers if rows == 1 else small_first, rows, limit) for rows, limit in MEASURED_ROWS.items()}
+    small_first = sorted(layers, key=lambda layer: layer.inputs * layer.outputs)
+    return {rows: _speed(layers if rows == 1 else small_first, rows, limit) for rows, limit in limits.items()}
 
 
-def _speed(layers: Sequence[PackedLinear], rows: int, seconds: float) -> float:
+def _speed(layers: Sequence[Ways], rows: int, seconds: float) -> float:
     taken: defaultdict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     end = time.perf_counter() + seconds
     for calls, layer in enumerate(itertools.chain.from_iterable(itertools.repeat(layers, PASSES)), start=1):
-        x = torch.ones(rows, layer.in_features)
+        x = torch.ones(rows, layer.inputs)
         began = time.perf_counter()
-        layer.by_plain(x)
+        layer.plain(x)
         between = time.perf_counter()
-        layer.by_packed(x)
+        layer.other(x)
         now = time.perf_counter()
-        taken[layer.in_features, layer.out_features].append((between - began, now - between))
+        taken[layer.inputs, layer.outputs].append((between - began, now - between))
         if now > end and calls >= LEAST_CALLS:
             break
-    plain, packed = (sum(len(each) * _fast([one[i] for one in each]) for each in taken.values()) for i in (0, 1))
-    return plain / packed
+    plain, other = (sum(len(each) * _fast([one[i] for one in each]) for each in taken.values()) for i in (0, 1))
+    return plain / other
 
 
 def _fast(seconds: list[float]) -> float:

@@ -68,11 +68,12 @@ class _Plan:
 def load_model(
     folder: Path, *, settings: Settings, on_progress: OnProgress = lambda fraction, detail: None
 ) -> LoadedModel:
-    """The folder's causal or encoder-decoder language model on the chosen device, in eval mode; on the CPU with packed
-    weights.
+    """The folder's causal or encoder-decoder language model on the chosen device, in eval mode; on the CPU with
+    kernels of our own, or packed weights where there are none.
 
     Raises a LoadError: files broken, kind of model not supported, or too large for the memory.
     """
+    from .native.use import kernels_for, use_kernels
     from .packed import pack_linears
 
     config = _load_config(folder, settings)
@@ -86,7 +87,10 @@ def load_model(
         raise BrokenModel(f"{shown(folder)} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
     if info["unexpected_keys"]:
         log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), shown(folder))
-    pack_linears(model)
+    # The compiler looks into layers, and sees nothing of a kernel.
+    kernels = None if settings.compile else kernels_for(model)
+    if kernels is None or not use_kernels(model, kernels):
+        pack_linears(model)
     quantization = plan.stored_as or plan.quantization
     return LoadedModel(model, facts_of(model, model_id=settings.model_id, quantization=quantization))
 

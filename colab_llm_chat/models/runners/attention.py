@@ -104,6 +104,20 @@ class FlatAttention:
     ) -> torch.Tensor:
         """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, T, heads, head_dim]."""
         outputs = []
+        if self._groups:
+            outputs.append(self.read_rows(query, keys, values, heads=heads, window=window))
+        if (chunk := self._step.chunk) is not None:
+            whole = Group(slice(0), chunk.sequence.place.start, chunk.end, [chunk.end])
+            mask = self._chunk_mask(chunk.start, chunk.end, window, query.device)
+            k, v = whole.view(keys, 0, chunk.end), whole.view(values, 0, chunk.end)
+            outputs.append(heads.attend(query[:, :, -len(chunk.ids) :], k, v, mask).transpose(1, 2))
+        return outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, 1)
+
+    def read_rows(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, heads: Heads, window: int | None
+    ) -> torch.Tensor:
+        """As `read`, of what the step's rows ask."""
+        outputs = []
         for number, group in enumerate(self._groups):
             # What none of them sees any more is left out.
             first = max(0, min(group.lengths) - window) if window else 0
@@ -113,12 +127,7 @@ class FlatAttention:
             asked = query[0, :, group.at].unflatten(1, (-1, group.queries)).transpose(0, 1)
             out = heads.attend(asked, group.view(keys, first, last), group.view(values, first, last), mask)
             outputs.append(out.transpose(1, 2).flatten(0, 1)[None])
-        if (chunk := self._step.chunk) is not None:
-            whole = Group(slice(0), chunk.sequence.place.start, chunk.end, [chunk.end])
-            mask = self._chunk_mask(chunk.start, chunk.end, window, query.device)
-            k, v = whole.view(keys, 0, chunk.end), whole.view(values, 0, chunk.end)
-            outputs.append(heads.attend(query[:, :, -len(chunk.ids) :], k, v, mask).transpose(1, 2))
-        return torch.cat(outputs, 1).contiguous()
+        return torch.cat(outputs, 1)
 
     def _mask(self, number: int, group: Group, window: int | None, device: torch.device) -> torch.Tensor | None:
         """[rows, 1, queries, positions]: True where a query may look; None where all see all that is read."""
