@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -14,9 +17,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from colab_llm_chat.engine.loop import Engine
 from colab_llm_chat.engine.runner import Runner
 from colab_llm_chat.engine.sequence import Sequence
+from colab_llm_chat.models import choose
 from colab_llm_chat.models.choose import choose_runner
+from colab_llm_chat.models.native.kernels import load_kernels
+from colab_llm_chat.models.native.parts import ROTARY
+from colab_llm_chat.models.native.use import use_kernels
 from colab_llm_chat.models.rotary import restore_rotary, steady_rotary
 from colab_llm_chat.models.runners.flat import FlatRunner
+from colab_llm_chat.models.runners.native import DecoderRunner, NativeRunner
 from colab_llm_chat.models.runners.sequential import SequentialRunner
 from tests.test_engine import CONTEXT, REPLY_LENGTHS, greedy, prompts, run
 from tests.tiny_models import generated, known_families, tiny_model
@@ -49,6 +57,37 @@ def own(name: str) -> PreTrainedModel:
     return model
 
 
+def called(param: tuple[str, bool]) -> str:
+    name, with_kernels = param
+    return f"{name}-kernels" if with_kernels else name
+
+
+@contextmanager
+def kernels_in(model: PreTrainedModel) -> Iterator[None]:
+    """Whatever kernels can compute of a model, they do; its transformers module gets its own functions back."""
+    kernels = load_kernels()
+    assert kernels is not None
+    with module_kept(model, ROTARY):
+        use_kernels(model, kernels)
+        yield
+
+
+@contextmanager
+def module_kept(model: PreTrainedModel, name: str) -> Iterator[None]:
+    space = sys.modules[type(model).__module__]
+    own = getattr(space, name, None)
+    yield
+    if own is not None:
+        setattr(space, name, own)
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "kernels_for", lambda model: None)
+        yield
+
+
 def talk(model: PreTrainedModel, turns: int) -> list[tuple[list[int], list[int]]]:
     """Prompt and reply of each turn of a conversation."""
     told, ids = [], [*SYSTEM, 5, 6, 7]
@@ -58,13 +97,16 @@ def talk(model: PreTrainedModel, turns: int) -> list[tuple[list[int], list[int]]
     return told
 
 
-@pytest.fixture(scope="module", params=NAMED)
-def family(request: pytest.FixtureRequest) -> Family:
-    model = own(request.param)
+@pytest.fixture(scope="module", params=[(name, kernels) for name in NAMED for kernels in (False, True)], ids=called)
+def family(request: pytest.FixtureRequest) -> Iterator[Family]:
+    """Each by PyTorch alone, and with the kernels of this machine."""
+    name, with_kernels = request.param
+    model = own(name)
     replies = [generated(model, prompt, new) for prompt, new in zip(prompts(), REPLY_LENGTHS, strict=True)]
     turns, edited = talk(model, 3), [*SYSTEM, 5, 9, 9, 9]
     changed = edited, generated(model, edited, 6)
-    return Family(request.param, choose_runner(model, context_length=CONTEXT), replies, turns, changed)
+    with kernels_in(model) if with_kernels else without_kernels():
+        yield Family(name, choose_runner(model, context_length=CONTEXT), replies, turns, changed)
 
 
 def reply(engine: Engine, prompt: list[int], new: int) -> tuple[list[int], int]:
@@ -78,6 +120,13 @@ def reply(engine: Engine, prompt: list[int], new: int) -> tuple[list[int], int]:
 def test_the_named_families_are_batched_and_their_replies_vary(family: Family) -> None:
     assert isinstance(family.runner, FlatRunner)
     assert len({token_id for ids in family.replies for token_id in ids}) > 10
+
+
+def test_layers_as_llama_has_them_run_in_one_call(family: Family, request: pytest.FixtureRequest) -> None:
+    alike = family.name in ("llama", "mistral", "qwen2", "qwen2_windows", "qwen3")
+    with_kernels = request.node.callspec.id.endswith("-kernels")
+    assert isinstance(family.runner, NativeRunner) == with_kernels
+    assert isinstance(family.runner, DecoderRunner) == (with_kernels and alike)
 
 
 def test_ids_alone_equal_generate_at_any_chunk_size(family: Family) -> None:

@@ -18,6 +18,7 @@ from colab_llm_chat.models import packed, places
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.linear import PackedLinear, measured_speeds
 from colab_llm_chat.models.load import load_model
+from colab_llm_chat.models.native import use
 from colab_llm_chat.models.runners.flat import FlatRunner
 from colab_llm_chat.settings import Settings
 from tests.tiny_models import save_tiny_model, tiny_model
@@ -237,6 +238,7 @@ def test_loading_says_once_what_was_chosen_and_why(
 ) -> None:
     caplog.set_level("INFO", "colab_llm_chat")
     monkeypatch.setattr(packed, "pack_linears", partial(packed.pack_linears, measure=measure))
+    monkeypatch.setattr(use, "kernels_for", lambda model: None)
     loaded = load_model(save_tiny_model(tmp_path, "llama"), settings=Settings(device="cpu"))
     assert packed_layers(loaded.model) == (0 if chosen == "plain" else 22)
     (line,) = [one for one in map(logging.LogRecord.getMessage, caplog.records) if "linear layers" in one]

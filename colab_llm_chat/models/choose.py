@@ -17,7 +17,7 @@ from .rotary import restore_rotary, steady_rotary
 from .runners.encoder_decoder import EncoderDecoderRunner
 from .runners.flat import FlatRunner
 from .runners.graphs import GraphRunner
-from .runners.native import NativeRunner
+from .runners.native import DecoderRunner, NativeRunner
 from .runners.sequential import SequentialRunner
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
 def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner]]:
     """The runners to try, the fastest first. FlashAttention's kernel needs 16 bits and a GPU from Ampere on."""
     if kernels_for(model) is not None:
-        return [NativeRunner, FlatRunner]
+        return [DecoderRunner, NativeRunner, FlatRunner]
     half = model.dtype in (torch.float16, torch.bfloat16)
     if model.device.type != "cuda" or not half or torch.cuda.get_device_capability(model.device) < NATIVE_BF16:
         return [FlatRunner]

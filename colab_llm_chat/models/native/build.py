@@ -41,22 +41,24 @@ def kernel_folder() -> Path:
 
 
 def built_library(folder: Path) -> Path:
-    """The library in a folder, made if it is not there yet.
+    """The library in a folder, made if it is not there yet, or not whole.
 
     Raises NotBuilt: no compiler, one that fails, a folder that cannot be written, or code that this processor does
     not run.
     """
     compiler = _compiler()
     library = folder / f"{_fingerprint(compiler)}.so"
-    if library.exists():
+    if _is_whole(library):
         return library
     began = time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
             made = Path(place, library.name)
-            _run([*compiler, *FLAGS, *WIDE_FLAGS, str(SOURCE), *_openmp(), "-o", str(made)], COMPILE_SECONDS)
-            _run([sys.executable, "-I", str(TRIAL), str(made)], TRIAL_SECONDS)
+            command = [*compiler, *FLAGS, *WIDE_FLAGS, str(SOURCE), *_openmp(), "-o", str(made)]
+            _run(compiler[0], command, COMPILE_SECONDS)
+            _run("a trial of the kernels", [sys.executable, "-I", str(TRIAL), str(made)], TRIAL_SECONDS)
+            _seal(made)
             # At once: another process may be looking for it.
             made.replace(library)
     except OSError as error:
@@ -65,9 +67,29 @@ def built_library(folder: Path) -> Path:
     return library
 
 
+def _seal(library: Path) -> None:
+    """Write at its end, which no loader reads, what tells whether it is whole."""
+    code = library.read_bytes()
+    library.write_bytes(code + hashlib.sha256(code).digest())
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it is there as it was sealed: loading a file that was cut short ends the process."""
+    try:
+        sealed = library.read_bytes()
+    except OSError:
+        return False
+    seal = len(hashlib.sha256().digest())
+    return hashlib.sha256(sealed[:-seal]).digest() == sealed[-seal:]
+
+
 def _compiler() -> list[str]:
     """Environment variable CXX, else what the system has."""
-    if named := shlex.split(os.environ.get("CXX", "")):
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise NotBuilt(f"environment variable CXX: {error}") from error
+    if named:
         return named
     for name in COMPILERS:
         if found := shutil.which(name):
@@ -94,15 +116,20 @@ def _openmp() -> list[str]:
     """PyTorch's own copy of GNU's OpenMP where it has one: two of them would fight for the cores."""
     root = Path(torch.__file__).parent
     copies = [*root.glob("lib/libgomp*.so*"), *root.with_name("torch.libs").glob("libgomp*.so*")]
-    return ["-Wl,--as-needed", *map(str, copies[:1])] if copies else []
+    if not copies:
+        return []
+    # Where its name is not the system's, only its folder tells the trial, which has no PyTorch, what is meant.
+    return ["-Wl,--as-needed", str(copies[0]), "-Xlinker", "-rpath", "-Xlinker", str(copies[0].parent)]
 
 
-def _run(command: list[str], seconds: float) -> None:
+def _run(what: str, command: list[str], seconds: float) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL)
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines() or [f"code {error.returncode}"]
         at_fault = next((line for line in lines if "error" in line), lines[-1])
-        raise NotBuilt(f"{Path(command[0]).name} failed: {at_fault}") from error
+        raise NotBuilt(f"{what} failed: {at_fault}") from error
     except subprocess.TimeoutExpired as error:
-        raise NotBuilt(f"{Path(command[0]).name} took longer than {seconds:.0f} s") from error
+        raise NotBuilt(f"{what} took longer than {seconds:.0f} s") from error
+    except OSError as error:
+        raise NotBuilt(f"{what} does not start: {error.strerror or error}") from error

@@ -292,7 +292,10 @@ void attend_part(const Attention& a, const Part& part, Scratch& s) {
     }
   for (int64_t line = 0; line < lines; ++line) {
     float* o = a.out + ((part.token + line / heads) * a.heads + first_head + line % heads) * a.value_dim;
-    for (int64_t d = 0; d < a.value_dim; ++d) o[d] /= s.sum[line];
+    // Of scores that are all -inf none has a share.
+    const bool none = s.most[line] == -std::numeric_limits<float>::max();
+    const float all = none ? std::numeric_limits<float>::quiet_NaN() : s.sum[line];
+    for (int64_t d = 0; d < a.value_dim; ++d) o[d] /= all;
   }
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from ctypes import CDLL
+from ctypes import CDLL, Array, c_int64
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,6 +76,25 @@ class Kernels:
         turned = [one.data_ptr() for one in (out, x, cos, sin)]
         self._library.rotate(*turned, tokens, heads, dim, x.stride(1), x.stride(2))
         return out.transpose(1, 2)
+
+    def decode(
+        self,
+        hidden: torch.Tensor,
+        layers: Array[Any],
+        shape: tuple[int, ...],
+        *,
+        turns: tuple[torch.Tensor, torch.Tensor],
+        reads: tuple[torch.Tensor, torch.Tensor],
+        numbers: tuple[float, float],
+    ) -> None:
+        """hidden [T, hidden] through all layers, in place; see decoder.py, and kernels.cpp for `shape` and `numbers`.
+
+        `turns` are cos and sin [1, T, dim], `reads` the tokens' places in the arenas [T] and their spans [n, 4].
+        """
+        (cos, sin), (where, spans) = turns, reads
+        sizes = (c_int64 * 6)(len(hidden), *shape)
+        given = [one.data_ptr() for one in (cos, sin, where, spans)]
+        self._library.decode(hidden.data_ptr(), layers, len(layers), sizes, *given, len(spans), *numbers)
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
+from ..proof import CANNOT_RUN
 from .kernels import Kernels
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FewRows(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in_features] -> [..., out_features]"""
-        few = 0 < x.numel() <= self.most * self.in_features
+        few = x.shape[-1:] == (self.in_features,) and 0 < x.numel() <= self.most * self.in_features
         return self.by_kernel(x) if few and _plain_numbers(x) else self.by_plain(x)
 
     def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,12 +56,12 @@ class NormKernel:
     """In place of the `forward` of an RMS norm."""
 
     def __init__(self, own: Callable[..., Any], kernels: Kernels, weight: torch.Tensor, eps: float) -> None:
-        self._own, self._compute, self._weight, self._eps = own, kernels.rms_norm, weight, eps
+        self._own, self._compute, self.weight, self.eps = own, kernels.rms_norm, weight, eps
 
     def __call__(self, x: torch.Tensor, *more: Any, **options: Any) -> Any:
-        if more or options or not _plain_numbers(x) or x.shape[-1] != self._weight.shape[0]:
+        if more or options or not _plain_numbers(x) or x.shape[-1] != self.weight.shape[0]:
             return self._own(x, *more, **options)
-        return self._compute(x, self._weight, self._eps)
+        return self._compute(x, self.weight, self.eps)
 
 
 class RotaryKernel:
@@ -72,7 +73,9 @@ class RotaryKernel:
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **options: Any
     ) -> Any:
-        whole = q.dim() == k.dim() == 4 and (1, q.shape[2], q.shape[3]) == cos.shape == sin.shape
+        # Of several rows all may have the same positions.
+        whole = all(one.dim() == 4 and (1, *one.shape[2:]) == cos.shape == sin.shape for one in (q, k))
+        whole = whole and len(q) == len(k) == 1
         # A family may turn only a part of each head, or lay out its numbers otherwise.
         if more or options or not whole or not all(map(_plain_numbers, (q, k, cos, sin))):
             return self.own(q, k, cos, sin, *more, **options)
@@ -91,26 +94,35 @@ def use_norms(model: PreTrainedModel, kernels: Kernels) -> Iterator[Undo]:
     for module in model.modules():
         weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
         named = type(module).__name__.endswith("RMSNorm") and "forward" not in module.__dict__
-        if not (named and isinstance(eps, float) and isinstance(weight, torch.Tensor) and weight.dim() == 1):
+        plain = isinstance(weight, torch.Tensor) and weight.dim() == 1 and weight.is_cpu and weight.dtype == torch.float32
+        if not (named and isinstance(eps, float) and plain):
             continue
         x = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0))
         # Gemma's norms multiply by one more than their weight.
         for factor in (weight.detach(), 1 + weight.detach()):
             kernel = NormKernel(module.forward, kernels, factor, eps)
-            if weight.dtype == torch.float32 and _close(kernel(x), module(x)):
+            if _computes(module, x, kernel(x)):
                 module.__dict__["forward"] = kernel
                 yield partial(module.__dict__.pop, "forward")
                 break
 
 
-def _close(found: Any, wanted: Any) -> bool:
+def _computes(module: torch.nn.Module, x: torch.Tensor, found: torch.Tensor) -> bool:
+    """Whether a norm gives this; some want more than what they norm."""
+    try:
+        return close(found, module(x))
+    except CANNOT_RUN:
+        return False
+
+
+def close(found: Any, wanted: Any) -> bool:
     return isinstance(wanted, torch.Tensor) and torch.allclose(found, wanted, rtol=ROUNDING, atol=ROUNDING)
 
 
 @torch.inference_mode()
 def use_rotary(model: PreTrainedModel, kernels: Kernels) -> Iterator[Undo]:
     """Let the family's function for rotary positions use the kernel, where it computes what that does."""
-    for space in {sys.modules[type(module).__module__] for module in model.modules()}:
+    for space in {sys.modules.get(type(module).__module__) for module in model.modules()}:
         own = getattr(space, ROTARY, None)
         own = getattr(own, "own", own)
         if own is None or not _turns_halves(own, kernels):
@@ -125,6 +137,6 @@ def _turns_halves(own: Callable[..., Any], kernels: Kernels) -> bool:
     cos, sin = torch.randn(2, 1, 5, 16, generator=draw)
     try:
         pairs = list(zip(RotaryKernel(own, kernels)(q, k, cos, sin), own(q, k, cos, sin), strict=True))
-    except (TypeError, ValueError, RuntimeError, IndexError):
+    except CANNOT_RUN:
         return False
-    return all(_close(*pair) for pair in pairs)
+    return all(close(*pair) for pair in pairs)

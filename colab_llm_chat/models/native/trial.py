@@ -22,7 +22,8 @@ def declare(library: CDLL) -> CDLL:
     library.attend.argtypes = [at] * 6 + [size] * 8 + [c_float]
     library.rms_norm.argtypes = [at] * 3 + [size] * 2 + [c_float]
     library.rotate.argtypes = [at] * 4 + [size] * 5
-    for one in (library.linear, library.attend, library.rms_norm, library.rotate):
+    library.decode.argtypes = [at, at, size, *[at] * 5, size, c_float, c_float]
+    for one in (library.decode, library.linear, library.attend, library.rms_norm, library.rotate):
         one.restype = None
     return library
 

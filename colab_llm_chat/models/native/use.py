@@ -24,6 +24,8 @@ log = logging.getLogger("colab_llm_chat")
 
 Measure = Callable[[Sequence[FewRows]], Mapping[int, float]]
 
+# Of smaller weights the calls are measured, of which a kernel for all layers spares nearly all.
+WORTH_MEASURING = 2**25
 # Numbers of rows that are measured, each with the seconds that it may take: loading waits for them.
 MEASURED_ROWS = {1: 0.08, 4: 0.05, 12: 0.05, 32: 0.05, 64: 0.05}
 
@@ -50,12 +52,13 @@ def use_kernels(model: PreTrainedModel, kernels: Kernels, *, measure: Measure = 
     if wanted is None:
         return False
     began = time.perf_counter()
-    found = measure(_layers(sample(places, free_bytes(torch.device("cpu"))), kernels)) if places else {}
-    most = _most(found)
+    small = sum(place.nbytes for place in places) < WORTH_MEASURING
+    found = {} if small else measure(_layers(sample(places, free_bytes(torch.device("cpu"))), kernels))
+    most = kernels.most_rows if small else _most(found)
     undo: list[Undo] = [*use_norms(model, kernels), *use_rotary(model, kernels)]
     undo += _use_linears(places if most else [], kernels, most)
     if right := unchanged(model, wanted):
-        told = ", ".join(f"{speed:.2f} at {rows}" for rows, speed in found.items())
+        told = ", ".join(f"{speed:.2f} at {rows}" for rows, speed in found.items()) or "not measured, they are few"
         log.info(
             "kernels compute %d parts, linear layers up to %d rows (their speed over PyTorch's by rows: %s; %.1f s)",
             *(len(undo), most, told, time.perf_counter() - began),
@@ -64,7 +67,7 @@ def use_kernels(model: PreTrainedModel, kernels: Kernels, *, measure: Measure = 
         log.info("%s does not take kernels", type(model).__name__)
         for one in undo:
             one()
-    return right and most > 0
+    return right and bool(places) and most > 0
 
 
 def _layers(places: Sequence[Place], kernels: Kernels) -> list[FewRows]:

@@ -6,11 +6,12 @@ One call reads all rows and their drafts, each as far as it goes. A prompt's chu
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...engine.sequence import Step
+from ..native.decoder import Decoder, Told
 from ..native.kernels import Kernels, load_kernels
 from .attention import FlatAttention, Heads
 from .flat import ByRow, FlatRunner
@@ -25,17 +26,32 @@ class NativeAttention(FlatAttention):
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
         self._kernels = kernels
+        self.told: dict[int, Told] = {}
         self._asked = 0
-        self._spans = torch.empty(0, 4, dtype=torch.int64)
+        # Of the rows, and of the chunk too.
+        self._spans = self.spans = torch.empty(0, 4, dtype=torch.int64)
 
     def begin(self, step: Step, *, device: torch.device) -> None:
         super().begin(step, device=device)
-        spans, self._asked = [], 0
+        spans: list[list[int]] = []
+        self._asked = 0
         for row in step.rows:
             queries, start = 1 + len(row.drafts), row.place.start
             spans.append([self._asked, queries, start, start + len(row.ids)])
             self._asked += queries
         self._spans = torch.tensor(spans, dtype=torch.int64)
+        if (chunk := step.chunk) is not None:
+            # Its ids are queries like others; a whole prompt is read faster in another way.
+            start = chunk.sequence.place.start
+            spans.append([self._asked, len(chunk.ids), start, start + chunk.start + 1])
+        self.spans = torch.tensor(spans, dtype=torch.int64)
+
+    def __call__(self, module: torch.nn.Module, query: torch.Tensor, *given: Any, **how: Any) -> Any:
+        scale = how.get("scaling")
+        plain = how.get("softcap") is None and how.get("s_aux") is None
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        self.told[getattr(module, "layer_idx", -1)] = Told(scale, how.get("sliding_window"), plain)
+        return super().__call__(module, query, *given, **how)
 
     def read_rows(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, heads: Heads, window: int | None
@@ -55,7 +71,31 @@ class NativeRunner(FlatRunner):
     def __init__(self, model: PreTrainedModel, *, rotary: SequenceOf[ByRow] = ()) -> None:
         if (kernels := load_kernels()) is None:
             raise RuntimeError("there are no kernels for this processor")
+        self.attention: NativeAttention
         super().__init__(model, NativeAttention(kernels), rotary=rotary)
+        self.kernels = kernels
+
+
+class DecoderRunner(NativeRunner):
+    """Small steps go through all layers in one call; larger ones, and the first, as the model itself does it.
+
+    Raises TypeError for a model that is not built as the kernel computes.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, rotary: SequenceOf[ByRow] = ()) -> None:
+        super().__init__(model, rotary=rotary)
+        self._decoder = Decoder(model, self.kernels)
+        self._told = False
+
+    def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        if not self._told or inputs.shape[1] > self._decoder.most or self.arena.where is None:
+            logits = super().compute(inputs, kept)
+            if not self._told:
+                self._decoder.tell(self.attention.told)
+                self._told = True
+            return logits
+        arenas = [(self.arena.keys[number], self.arena.values[number]) for number in sorted(self.arena.keys)]
+        return self._decoder.logits(inputs, kept, arenas=arenas, where=self.arena.where, spans=self.attention.spans)
 
 
 def _readable(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
