@@ -1,4 +1,4 @@
-"""Linear layers on the CPU: plain against weights packed by oneDNN and by MKL, taken in turns, as ratios.
+"""Linear layers on the CPU: plain against our own kernel and weights packed by oneDNN and by MKL, in turns, as ratios.
 
     python -m benchmarks.linears [--dtype float32] [--threads 2] [--seconds 2] [--shapes 768x768,768x2048]
 
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from colab_llm_chat.models.native.kernels import load_kernels
+
 # Inputs x outputs: a 125 M Llama's and its head, an 8 B Llama's largest.
 SHAPES = "768x768,768x2048,2048x768,768x32000,4096x14336"
 ROWS = (1, 4, 16, 64, 256)
@@ -30,6 +32,10 @@ def kinds(weight: torch.Tensor, x: torch.Tensor) -> dict[str, Linear]:
     """The same product in each way. MKL packs for one number of rows only and keeps the plain weight beside it."""
     mkldnn: Any = torch.ops.mkldnn
     ways: dict[str, Linear] = {"plain": lambda: torch.nn.functional.linear(x, weight)}
+    if (kernels := load_kernels()) is not None and weight.dtype == torch.float32:
+        # For more rows than it takes, what the engine does then.
+        few = len(x) <= kernels.most_rows
+        ways["kernel"] = (lambda: kernels.linear(x, weight, None)) if few else ways["plain"]
     for hint in HINTS:
         packed = mkldnn._reorder_linear_weight(weight, hint)
         ways[f"oneDNN, {hint}"] = lambda packed=packed: mkldnn._linear_pointwise(x, packed, None, "none", [], "")
