@@ -101,6 +101,92 @@ def test_top_p_that_reaches_beyond_the_candidates_is_exact(
     assert reached == kept
 
 
+def kept_by_sorting(probabilities: torch.Tensor, top_p: float) -> set[int]:
+    """The ids, likeliest first, until their probabilities reach top_p, and those as likely as the last of them."""
+    falling = probabilities.double().sort(descending=True).values
+    count = int((falling.cumsum(0) - falling < top_p).sum().clamp(min=1))
+    return set(((probabilities >= falling[count - 1]) & (probabilities > 0)).nonzero().flatten().tolist())
+
+
+def nucleus(probabilities: torch.Tensor, top_p: float, numbers: list[float], rows: int = 1) -> list[int]:
+    """An id for each of these uniform numbers, of `rows` rows at a time."""
+    drawn = [Sequence(i, [1], SamplingParams(top_p=top_p)) for i in range(rows)]
+    together = probabilities.expand(rows, -1).contiguous()
+    parts = torch.tensor(numbers, dtype=torch.float64).view(-1, rows, 1)
+    return [one for part in parts for one in sampling._pick_nucleus(together, drawn, part).tolist()]
+
+
+# Even, tied, one likely, none but one, and so small that float32 has few digits left.
+SHAPES = st.sampled_from([[1.0], [1.0, 2.0], [1.0, 1e6], [0.0, 1.0], [1.0, 3.0, 7.0, 1e-42], [1e-6, 1.0, 1.5]])
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> torch.Tensor:
+    weights = draw(st.lists(SHAPES.flatmap(st.sampled_from), min_size=1, max_size=300))
+    shares = torch.tensor([*weights, 1.0]).double()
+    return (shares / shares.sum()).float()
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(distributions(), st.sampled_from([1e-12, 0.001, 0.3, 0.5, 0.9, 0.999999]))
+def test_top_p_over_the_whole_vocabulary_keeps_what_sorting_keeps(probabilities: torch.Tensor, top_p: float) -> None:
+    kept = sorted(kept_by_sorting(probabilities, top_p))
+    weights = probabilities[kept].double()
+    # The middle of each kept id's share, and both ends of all.
+    middles = ((weights.cumsum(0) - weights / 2) / weights.sum()).tolist()
+    reached = nucleus(probabilities, top_p, [0.0, *middles, 1 - 2**-53])
+    seen = weights > 1e-12
+    assert set(reached) <= set(kept)
+    assert [one for one, is_seen in zip(reached[1:-1], seen, strict=True) if is_seen] == [
+        one for one, is_seen in zip(kept, seen, strict=True) if is_seen
+    ]
+
+
+@pytest.mark.parametrize("top_p", [1e-12, 0.5, 0.999999])
+def test_one_sure_id_is_all_that_top_p_keeps(top_p: float) -> None:
+    sure = torch.zeros(3000)
+    sure[1234] = 1.0
+    assert nucleus(sure, top_p, [0.0, 0.5, 1 - 2**-53], rows=3) == [1234] * 3
+
+
+def test_equal_probabilities_are_kept_together() -> None:
+    assert set(nucleus(torch.full((8,), 0.125), 0.01, [(i + 0.5) / 8 for i in range(8)])) == set(range(8))
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+def test_whether_the_candidates_are_tried_first_changes_no_id(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = spread * logits_of(5, rows=6, vocab=5000) / 3
+
+    def drawn() -> list[int]:
+        rows = [Sequence(i, [1], SamplingParams(temperature=0.9, top_k=0, top_p=0.9, seed=i)) for i in range(6)]
+        return [one.token_id for one in sample(logits, rows)]
+
+    ids = drawn()
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda values, dim: values.new_ones(len(values)))
+    assert drawn() == ids
+
+
+def test_flat_peaked_and_greedy_rows_draw_the_same_in_any_company() -> None:
+    spreads = torch.tensor([[0.02], [3.0], [0.3], [0.02], [1.0], [2.0]])
+    logits = spreads * logits_of(9, rows=6, vocab=5000)
+    knobs = [(0.8, 0, 0.9), (0.8, 0, 0.9), (0.8, 0, 0.9), (0.0, 0, 0.9), (0.8, 50, 0.9), (0.8, 0, 1.0)]
+    params = [SamplingParams(temperature=t, top_k=k, top_p=p, seed=i) for i, (t, k, p) in enumerate(knobs)]
+    together = [drawn.token_id for drawn in sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])]
+    alone = [sample(logits[i : i + 1], [Sequence(i, [1], p)])[0].token_id for i, p in enumerate(params)]
+    assert together == alone
+
+
+def test_a_flat_row_that_is_not_finite_is_marked_and_touches_no_other() -> None:
+    logits = 0.02 * logits_of(1, rows=3, vocab=5000)
+    params = [SamplingParams(temperature=1.0, top_k=0, top_p=0.9, seed=i) for i in range(3)]
+    sound = sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])
+    logits[1, 4] = float("nan")
+    drawn = sample(logits, [Sequence(i, [1], p) for i, p in enumerate(params)])
+    assert [one.finite for one in drawn] == [True, False, True]
+    assert [drawn[0], drawn[2]] == [sound[0], sound[2]]
+    assert nucleus(torch.full((5000,), float("nan")), 0.9, [0.0, 0.5], rows=2) == [4999] * 2
+
+
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(
     st.lists(

@@ -24,6 +24,8 @@ TOP_P_CANDIDATES = 1024
 COLDEST = 1e-5
 # What OpenAI tells of a token that could hardly come; JSON knows no infinity.
 LEAST_LOGPROB = -9999.0
+# Probabilities [rows, vocab], the rows and a number for each [rows, 1] -> ids [rows].
+Way = Callable[[torch.Tensor, list[Sequence], torch.Tensor], torch.Tensor]
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,12 +44,10 @@ def sample(logits: torch.Tensor, rows: list[Sequence]) -> list[Drawn]:
     logits = logits.float()
     finite = torch.isfinite(logits.amax(-1))
     logits = ruled(logits, rows)
-    token_ids = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature >= COLDEST]
-    if drawn:
-        whole = len(drawn) == len(rows)
-        picked = _draw(logits if whole else logits[drawn], [rows[i] for i in drawn])
-        token_ids = picked if whole else token_ids.index_copy(0, torch.tensor(drawn, device=logits.device), picked)
+    token_ids = logits.argmax(-1) if len(drawn) < len(rows) else _draw(logits, rows)
+    if 0 < len(drawn) < len(rows):
+        token_ids[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
     allowed = logits.gather(1, token_ids[:, None]).squeeze(1) > -torch.inf
     asked = [i for i, row in enumerate(rows) if row.rules.top_logprobs is not None]
     width = max((rows[i].rules.top_logprobs or 0 for i in asked), default=0)
@@ -82,27 +82,37 @@ def _told(row: Sequence, packed: list[float] | None) -> Logprobs | None:
 
 def _draw(logits: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
     """logits [rows, vocab] -> ids [rows], each drawn from what top-k, top-p and min-p leave."""
-    vocab = logits.shape[-1]
     probabilities = torch.softmax(logits / _column(lambda s: s.temperature, rows, logits), -1)
     # Drawn on the host, one number a row: nothing that another row does can shift it.
     numbers = [[row.uniform(ahead)] for row, times in Counter(rows).items() for ahead in range(times)]
     uniform = torch.tensor(numbers, device=logits.device, dtype=torch.float64)
-    # Where top-k or top-p leave few candidates, sorting those is worth it.
-    bounded = [i for i, row in enumerate(rows) if 0 < row.sampling.top_k < vocab or row.sampling.top_p < 1]
-    if not bounded:
-        return _pick_unsorted(probabilities, rows, uniform)
-    width = min(vocab, max(rows[i].sampling.top_k or TOP_P_CANDIDATES for i in bounded))
-    if len(bounded) == len(rows):
-        return _pick_sorted(probabilities, rows, uniform, width=width)
-    ids = _pick_unsorted(probabilities, rows, uniform)
-    ids[bounded] = _pick_sorted(probabilities[bounded], [rows[i] for i in bounded], uniform[bounded], width=width)
+    ways = _ways(probabilities, rows)
+    if len(ways) == 1:
+        return next(iter(ways))(probabilities, rows, uniform)
+    ids = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    for way, at in ways.items():
+        ids[at] = way(probabilities[at], [rows[i] for i in at], uniform[at])
     return ids
 
 
-def _pick_sorted(
-    probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor, *, width: int
-) -> torch.Tensor:
-    """Draw among the `width` likeliest; a row whose top-p reaches beyond TOP_P_CANDIDATES is drawn again over all."""
+def _ways(probabilities: torch.Tensor, rows: list[Sequence]) -> dict[Way, list[int]]:
+    """Which rows to draw in which way. Where top-k or top-p leave few candidates, sorting those is worth it."""
+    vocab, far = probabilities.shape[-1], [False] * len(rows)
+    if probabilities.device.type == "cpu" and vocab > TOP_P_CANDIDATES and any(row.sampling.top_k == 0 for row in rows):
+        # n numbers sum to at most sqrt(n * their squares' sum). Rounding is below a hundredth: no row changes its ids.
+        most = (TOP_P_CANDIDATES**0.5 * torch.linalg.vector_norm(probabilities, dim=-1)).tolist()
+        far = [row.sampling.top_k == 0 and most[i] < 0.99 * row.sampling.top_p for i, row in enumerate(rows)]
+    ways: dict[Way, list[int]] = {}
+    for i, row in enumerate(rows):
+        bounded = 0 < row.sampling.top_k < vocab or row.sampling.top_p < 1
+        way = _pick if not bounded else _pick_nucleus if far[i] else _pick_sorted
+        ways.setdefault(way, []).append(i)
+    return ways
+
+
+def _pick_sorted(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
+    """Draw among the likeliest; a row whose top-p reaches beyond TOP_P_CANDIDATES is drawn again over all."""
+    width = min(probabilities.shape[-1], max(row.sampling.top_k or TOP_P_CANDIDATES for row in rows))
     candidates, ids = probabilities.topk(width, dim=-1)
     rank = torch.arange(width, device=probabilities.device)
     top_k = _column(lambda s: s.top_k or probabilities.shape[-1], rows, probabilities)
@@ -112,8 +122,7 @@ def _pick_sorted(
     top_p = _column(lambda s: s.top_p, rows, probabilities)
     before = kept.cumsum(-1) - kept
     kept = kept.where((before < top_p * total) | (rank == 0), kept.new_zeros(()))
-    kept = _above_min_p(kept, candidates[:, :1], rows)
-    picked = ids.gather(-1, _invert(kept, uniform)).squeeze(-1)
+    picked = ids.gather(-1, _pick(kept, rows, uniform)[:, None]).squeeze(-1)
     if probabilities.shape[-1] > TOP_P_CANDIDATES and any(row.sampling.top_k == 0 for row in rows):
         # By a number that does not depend on who shares the batch, as `width` does.
         reached = candidates[:, :TOP_P_CANDIDATES].sum(-1).tolist()
@@ -127,38 +136,29 @@ def _pick_nucleus(probabilities: torch.Tensor, rows: list[Sequence], uniform: to
     """Draw among what top-p leaves of all tokens. Only numbers are sorted, not ids: that takes far less time."""
     if probabilities.device.type == "cpu":
         # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
-        falling = torch.from_numpy(np.sort(-probabilities.numpy(), axis=-1)).neg_()
+        rising = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1))
     else:
-        falling = probabilities.sort(dim=-1, descending=True).values
-    before = falling.cumsum(-1, dtype=torch.float64) - falling
-    count = (before < _column(lambda s: s.top_p, rows, before)).sum(-1, keepdim=True).clamp(min=1)
-    least = falling.gather(-1, count - 1)
-    kept = probabilities.where(probabilities >= least, probabilities.new_zeros(()))
-    return _invert(_above_min_p(kept, falling[:, :1], rows), uniform).squeeze(-1)
+        rising = probabilities.sort(dim=-1).values
+    reached = rising.cumsum(-1, dtype=torch.float64)
+    rest = reached[:, -1:] - _column(lambda s: s.top_p, rows, reached)
+    # Beyond the end is a top-p too small for any, or what is not finite.
+    at = torch.searchsorted(reached, rest, right=True).clamp(max=rising.shape[-1] - 1)
+    kept = probabilities.where(probabilities >= rising.gather(-1, at), probabilities.new_zeros(()))
+    return _pick(kept, rows, uniform)
 
 
-def _pick_unsorted(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
-    """Draw among all tokens, or those that min-p leaves, without sorting."""
-    kept = _above_min_p(probabilities, probabilities.amax(-1, keepdim=True), rows)
-    return _invert(kept, uniform).squeeze(-1)
-
-
-def _above_min_p(kept: torch.Tensor, largest: torch.Tensor, rows: list[Sequence]) -> torch.Tensor:
-    """Zero below `min_p` times the largest probability (Nguyen et al. 2024, min-p sampling)."""
-    if all(row.sampling.min_p == 0 for row in rows):
-        return kept
-    return kept.where(kept >= _column(lambda s: s.min_p, rows, kept) * largest, kept.new_zeros(()))
-
-
-def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Index [rows, 1] at which the cumulative weight passes `uniform` times the total."""
+def _pick(weights: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
+    """Draw among what min-p leaves (Nguyen et al. 2024): where the running sum passes `uniform` times the total."""
+    if any(row.sampling.min_p for row in rows):
+        least = _column(lambda s: s.min_p, rows, weights) * weights.amax(-1, keepdim=True)
+        weights = weights.where(weights >= least, weights.new_zeros(()))
     # In double precision: over 128 k ids single precision loses the tail.
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # Rounding up to the total would choose a token of weight zero, or none.
     passed = torch.minimum(uniform * total, torch.nextafter(total, total.new_zeros(())))
     # Beyond the end is only what is not finite.
-    return torch.searchsorted(cumulative, passed, right=True).clamp(max=weights.shape[-1] - 1)
+    return torch.searchsorted(cumulative, passed, right=True).clamp(max=weights.shape[-1] - 1).squeeze(-1)
 
 
 def _column(of: Callable[[SamplingParams], float], rows: list[Sequence], like: torch.Tensor) -> torch.Tensor:
