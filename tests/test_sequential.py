@@ -123,6 +123,7 @@ def test_the_least_recently_used_conversation_is_read_again() -> None:
     assert told.reply([1] * 11, 1)[1] == 10
     told.reply([KEPT + 1] * 10, 1)
     assert len(told.kept) == KEPT
+    assert told.engine.stats.snapshot()["prefix_positions"] == sum(map(len, told.kept))
     assert [told.reply([first + 1] * 12, 1)[1] for first in (1, 0, 3)] == [0, 11, 10]
 
 

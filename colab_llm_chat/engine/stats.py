@@ -80,7 +80,7 @@ class EngineStats:
             "background": len(scheduler.background),
             "tokens_per_second": tokens / seconds if seconds and scheduler.busy else 0.0,
             "row_positions": sum(one.computed for one in scheduler.active),
-            "prefix_positions": sum(len(entry.ids) for entry in scheduler.prefixes.held),
+            "prefix_positions": slots.kept_apart + sum(len(entry.ids) for entry in scheduler.prefixes.held),
             "budget_positions": slots.room,
             "position_bytes": slots.position_bytes,
         }

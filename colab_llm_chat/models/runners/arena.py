@@ -50,6 +50,7 @@ class Arena(Cache):
         self.fixed = False
         # Of one position in all layers: known from the first step on.
         self.position_bytes = 0
+        self.kept_apart = 0
         self._page = page
         self._positions = 0
         self.taken: list[Slot] = []

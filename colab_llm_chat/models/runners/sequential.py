@@ -12,6 +12,7 @@ import inspect
 import sys
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,14 @@ class NoSlots:
     room = None
     position_bytes = 0
 
+    def __init__(self, kept: SequenceOf[Read] = ()) -> None:
+        """`kept` are the caches of those that ended."""
+        self._kept = kept
+
+    @property
+    def kept_apart(self) -> int:
+        return sum(len(one.ids) for one in self._kept)
+
     def take(self, *args: int) -> Slot:
         return Slot(0, sys.maxsize)
 
@@ -95,11 +104,11 @@ class SequentialRunner:
     def __init__(self, model: PreTrainedModel, *, cached: bool = True) -> None:
         """Without `cached` each token reads its whole text again: slow, and right for every model."""
         self.vocab_size = embedded_ids(model)
-        self.arena = NoSlots()
         self._model = model
         self._known: dict[int, Read] = {}
         # The least recently used first.
         self._kept: list[Read] = []
+        self.arena = NoSlots(self._kept)
         # Of each id, by whether it was read with others at once.
         self._id_seconds: dict[bool, float] = {}
         self._takes = inspect.signature(model.forward).parameters
@@ -138,8 +147,9 @@ class SequentialRunner:
         if read is None or read.cache is None or not (keep and read.finite and self._keeps):
             return
         read.logits = None
-        self._kept = [one for one in self._kept if not _says_no_more(one, read)]
-        self._kept = [*self._kept, read][-KEPT:]
+        others = [one for one in self._kept if not _says_no_more(one, read)]
+        # In place: the arena counts them.
+        self._kept[:] = [*others, read][-KEPT:]
 
     def _spared_logits(self, row: Sequence) -> torch.Tensor:
         """[vocab] after the row's last id. What is kept goes before anybody does without memory."""
