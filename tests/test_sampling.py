@@ -162,7 +162,7 @@ def test_whether_the_candidates_are_tried_first_changes_no_id(spread: float, mon
         return [one.token_id for one in sample(logits, rows)]
 
     ids = drawn()
-    monkeypatch.setattr(torch.linalg, "vector_norm", lambda values, dim: values.new_ones(len(values)))
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda values, dim: values.new_full(values.shape[:-1], torch.inf))
     assert drawn() == ids
 
 
