@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -456,3 +458,14 @@ def test_a_file_that_is_no_library_of_kernels_is_an_error_of_the_system(tmp_path
         Kernels(tmp_path / "text.so")
     with pytest.raises(OSError, match="most_rows"):
         Kernels(Path(torch.__file__).parent / "lib" / "libc10.so")
+
+
+def test_the_library_shares_pytorchs_threads() -> None:
+    """Two copies of OpenMP would fight for the cores; this process may have loaded others."""
+    source = (
+        "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1])\n"
+        "print({line.split()[-1] for line in open('/proc/self/maps') if 'gomp' in line})"
+    )
+    command = [sys.executable, "-c", source, str(built_library(kernel_folder()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("libgomp") == 1
