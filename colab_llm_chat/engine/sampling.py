@@ -134,11 +134,9 @@ def _pick_sorted(probabilities: torch.Tensor, rows: list[Sequence], uniform: tor
 
 def _pick_nucleus(probabilities: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:
     """Draw among what top-p leaves of all tokens. Only numbers are sorted, not ids: that takes far less time."""
-    if probabilities.device.type == "cpu":
-        # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
-        rising = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1))
-    else:
-        rising = probabilities.sort(dim=-1).values
+    # NumPy sorts bare numbers by vector instructions; PyTorch moves their places along.
+    on_cpu = probabilities.device.type == "cpu"
+    rising = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1)) if on_cpu else probabilities.sort(-1).values
     reached = rising.cumsum(-1, dtype=torch.float64)
     rest = reached[:, -1:] - _column(lambda s: s.top_p, rows, reached)
     # Beyond the end is a top-p too small for any, or what is not finite.
