@@ -437,6 +437,18 @@ def test_each_processor_and_each_compiler_has_a_library_of_its_own(
     assert len(set(found)) == len(list(cache.iterdir())) == 3
 
 
+def test_a_change_of_any_source_is_built(
+    cache: Path, compiler: Compiler, copies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler(copies)
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "kernels.cpp")
+    for name in ("kernels.cpp", "part.hpp", "kernels.cpp", "part.hpp"):
+        with (tmp_path / name).open("a") as source:
+            source.write("// changed\n")
+        built_library(cache)
+    assert len(list(cache.iterdir())) == 4
+
+
 def test_without_a_compiler_replies_are_the_same_and_the_log_says_why(
     cache: Path, compiler: Compiler, caplog: pytest.LogCaptureFixture
 ) -> None:

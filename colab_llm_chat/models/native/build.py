@@ -100,7 +100,9 @@ def _compiler() -> list[str]:
 def _fingerprint(compiler: list[str]) -> str:
     """Of all that the library depends on: homes are shared by machines whose processors differ."""
     told = [*compiler, *FLAGS, *WIDE_FLAGS, platform.machine(), platform.system(), torch.__version__, _processor()]
-    return hashlib.sha256("\n".join(told).encode() + SOURCE.read_bytes()).hexdigest()[:20]
+    return hashlib.sha256(
+        "\n".join(told).encode() + b"".join(one.read_bytes() for one in sorted(SOURCE.parent.glob("*.[ch]pp")))
+    ).hexdigest()[:20]
 
 
 def _processor() -> str:

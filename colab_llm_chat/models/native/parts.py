@@ -94,8 +94,9 @@ def use_norms(model: PreTrainedModel, kernels: Kernels) -> Iterator[Undo]:
     for module in model.modules():
         weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
         named = type(module).__name__.endswith("RMSNorm") and "forward" not in module.__dict__
-        plain = isinstance(weight, torch.Tensor) and weight.dim() == 1 and weight.is_cpu and weight.dtype == torch.float32
-        if not (named and isinstance(eps, float) and plain):
+        if not (named and isinstance(eps, float) and isinstance(weight, torch.Tensor) and weight.dim() == 1):
+            continue
+        if not weight.is_cpu or weight.dtype != torch.float32:
             continue
         x = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0))
         # Gemma's norms multiply by one more than their weight.
