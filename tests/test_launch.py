@@ -41,6 +41,7 @@ from colab_llm_chat.text.personas import bundled
 from colab_llm_chat.web.app import ChatApp, create_app
 from tests.chat_services import ScriptedChat, serving, wait_until
 from tests.google_colab import ColabStandIn, Scenario, forget_colab
+from tests.kept_kernels import with_kernels
 from tests.ngrok_agent import install_agent
 
 TOKEN = "2abcDEFghiJKLmnoPQRstuVWX_5yzABCdefGHIjklMNOpq"
@@ -53,7 +54,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("colab_llm_chat")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", with_kernels(tmp_path / "cache"))
     monkeypatch.setenv("PYNGROK_NGROK_PATH", str(install_agent(tmp_path)))
     for name in ("NGROK_AUTHTOKEN", "HF_TOKEN", OVERRIDE):
         monkeypatch.delenv(name, raising=False)

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser
 
 from tests.chat_services import events_of
 from tests.google_colab import ColabStandIn, Scenario
+from tests.kept_kernels import with_kernels
 from tests.ngrok_agent import install_agent
 from tests.notebook_kernel import CELLS, NOTEBOOK, Kernel, kernel
 from tests.visitors import expect_reply, send, visiting
@@ -56,7 +57,7 @@ def environment(folder: Path, colab: ColabStandIn, agent: Path) -> dict[str, str
     return {
         **colab.environment,
         "PYNGROK_NGROK_PATH": str(agent),
-        "XDG_CACHE_HOME": str(folder / "cache"),
+        "XDG_CACHE_HOME": with_kernels(folder / "cache"),
         "IPYTHONDIR": str(folder / "ipython"),
         "PIP_NO_INDEX": "1",
         "NGROK_AUTHTOKEN": "",

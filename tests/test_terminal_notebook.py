@@ -15,6 +15,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 from tests.google_colab import ColabStandIn, Scenario
+from tests.kept_kernels import with_kernels
 from tests.notebook_kernel import MARK, NOTEBOOK, processes_of
 
 TERMINAL_NOTEBOOK = NOTEBOOK.with_name("terminal_chat.ipynb")
@@ -77,7 +78,7 @@ def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cells, li
     colab = ColabStandIn(place / "site", Scenario(secrets={"HF_TOKEN": HF_TOKEN}))
     inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     own = {"IPYTHONDIR": str(place / "ipython"), "PIP_NO_INDEX": "1", "HF_TOKEN": "", MARK: str(place)}
-    environment = {**inherited, **colab.environment, **own, "XDG_CACHE_HOME": str(place / "cache")}
+    environment = {**inherited, **colab.environment, **own, "XDG_CACHE_HOME": with_kernels(place / "cache")}
     manager, client = start_new_kernel(env=environment, cwd=str(Path(TERMINAL_NOTEBOOK).parent))
     try:
         cells = Cells(manager, client)
