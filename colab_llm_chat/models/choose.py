@@ -11,6 +11,7 @@ from ..engine.runner import Runner
 from ..engine.sequence import Chunk, Sequence, Step
 from ..settings import SamplingParams
 from .hardware import NATIVE_BF16
+from .native.decoder import built_alike
 from .native.use import kernels_for
 from .proof import CANNOT_RUN, PROMPTS, alike
 from .rotary import restore_rotary, steady_rotary
@@ -75,8 +76,8 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
 
 def batched_kinds(model: PreTrainedModel) -> list[type[FlatRunner]]:
     """The runners to try, the fastest first. FlashAttention's kernel needs 16 bits and a GPU from Ampere on."""
-    if kernels_for(model) is not None:
-        return [DecoderRunner, NativeRunner, FlatRunner]
+    if (kernels := kernels_for(model)) is not None:
+        return [*([DecoderRunner] if built_alike(model, kernels) else []), NativeRunner, FlatRunner]
     half = model.dtype in (torch.float16, torch.bfloat16)
     if model.device.type != "cuda" or not half or torch.cuda.get_device_capability(model.device) < NATIVE_BF16:
         return [FlatRunner]

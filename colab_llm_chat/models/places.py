@@ -58,7 +58,8 @@ def linear_places(model: PreTrainedModel) -> list[Place]:
 def _takes_another_way(layer: Any) -> bool:
     # fp32 only: virtual machines may advertise AMX and not let it run, and then the first product in bf16 or fp16 ends
     # the process, here while it only loads.
-    plain = layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
+    weight = layer.weight
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
     return plain and not layer._forward_hooks and not hasattr(layer, "_hf_hook")
 
 

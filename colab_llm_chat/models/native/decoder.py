@@ -7,10 +7,11 @@ logits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from ctypes import Structure, c_int64, c_void_p
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,6 +21,8 @@ from .parts import FewRows, NormKernel, close
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger("colab_llm_chat")
 
 PARTS = {
     "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
@@ -51,6 +54,29 @@ class Layer(Structure):
     )
 
 
+class Shape(NamedTuple):
+    """As in kernels.cpp, but for the tokens."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    dim: int
+    inner: int
+
+
+def _shape(layer: Any) -> Shape:
+    try:
+        dim = int(layer.self_attn.head_dim)
+        queries, keys, gate = layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.gate_proj
+        heads, kv_heads = queries.out_features // dim, keys.out_features // dim
+        shape = Shape(gate.in_features, heads, kv_heads, dim, gate.out_features)
+    except AttributeError as error:
+        raise TypeError(f"a layer without {error.name}") from error
+    if heads % kv_heads or dim % 2:
+        raise TypeError(f"{heads} heads of {dim} over {kv_heads}")
+    return shape
+
+
 class Decoder:
     """The layers of one model. Raises TypeError for a model that is built otherwise, or whose layers got no kernels."""
 
@@ -59,16 +85,15 @@ class Decoder:
         base: Any = getattr(model, model.base_model_prefix, None)
         self._embed, self._rotary = (_part(base, name) for name in ("embed_tokens", "rotary_emb"))
         self._norm, self._head, layers = _part(base, "norm"), model.get_output_embeddings(), _part(base, "layers")
-        self._linears: list[FewRows] = []
         self._eps: set[float] = set()
+        self._most: set[int] = set()
+        if not len(layers):
+            raise TypeError("a model without layers")
+        self._shape = _shape(layers[0])
         self._layers = (Layer * len(layers))(*(self._layer(layer) for layer in layers))
         if len(self._eps) != 1:
             raise TypeError("norms of several kinds")
-        self.most = min(one.most for one in self._linears)
-        first, attention = layers[0].mlp.gate_proj, layers[0].self_attn
-        self._dim = int(attention.head_dim)
-        heads, kv_heads = (one.out_features // self._dim for one in (attention.q_proj, attention.k_proj))
-        self._shape = (first.in_features, heads, kv_heads, self._dim, first.out_features)
+        self.most = min(self._most)
         self._scale = 0.0
 
     def _layer(self, layer: Any) -> Layer:
@@ -76,27 +101,37 @@ class Decoder:
             found = {one for one, _ in (layer.get_submodule(name) if name else layer).named_children()}
             if not wanted <= found <= wanted | MAY_HAVE.get(name, set()):
                 raise TypeError(f"a layer of {', '.join(sorted(found))}")
-        attention, mlp = layer.self_attn, layer.mlp
+        attention, mlp, shape = layer.self_attn, layer.mlp, self._shape
         x = torch.linspace(-4, 4, 9)
         if not close(mlp.act_fn(x), F.silu(x)):
             raise TypeError("another activation than SiLU")
-        linears = {one: getattr(attention, f"{one}_proj") for one in "qkvo"}
-        linears |= {one: getattr(mlp, f"{one}_proj") for one in ("gate", "up", "down")}
-        norms = {"norm": layer.input_layernorm, "mlp_norm": layer.post_attention_layernorm}
-        norms |= {one: getattr(attention, one) for one in ("q_norm", "k_norm") if hasattr(attention, one)}
-        return Layer(**self._weights(linears), **{name: self._normed(norm) for name, norm in norms.items()})
+        asked, cached = shape.heads * shape.dim, shape.kv_heads * shape.dim
+        parts: dict[str, int | None] = {
+            "norm": self._normed(layer.input_layernorm, shape.hidden),
+            **self._weights("q", attention.q_proj, asked, shape.hidden),
+            **self._weights("k", attention.k_proj, cached, shape.hidden),
+            **self._weights("v", attention.v_proj, cached, shape.hidden),
+            **self._weights("o", attention.o_proj, shape.hidden, asked),
+            "mlp_norm": self._normed(layer.post_attention_layernorm, shape.hidden),
+            **self._weights("gate", mlp.gate_proj, shape.inner, shape.hidden),
+            **self._weights("up", mlp.up_proj, shape.inner, shape.hidden),
+            **self._weights("down", mlp.down_proj, shape.hidden, shape.inner),
+        }
+        heads = {one: getattr(attention, one) for one in MAY_HAVE["self_attn"] if hasattr(attention, one)}
+        return Layer(**parts, **{name: self._normed(norm, shape.dim) for name, norm in heads.items()})
 
-    def _weights(self, linears: Mapping[str, Any]) -> dict[str, int | None]:
-        if not all(isinstance(one, FewRows) for one in linears.values()):
-            raise TypeError("linear layers without kernels")
-        self._linears += linears.values()
-        biases = {f"{name}_bias": None if one.bias is None else one.bias.data_ptr() for name, one in linears.items()}
-        return {name: one.weight.data_ptr() for name, one in linears.items()} | biases
+    def _weights(self, name: str, linear: Any, outputs: int, inputs: int) -> dict[str, int | None]:
+        """A linear layer's numbers. The kernel reads as many as the first layer has: another shape would be beyond."""
+        if not isinstance(linear, FewRows) or linear.weight.shape != (outputs, inputs):
+            raise TypeError(f"another {name} than a linear layer of {inputs} to {outputs} with a kernel")
+        self._most.add(linear.most)
+        bias = None if linear.bias is None else linear.bias.data_ptr()
+        return {name: linear.weight.data_ptr(), f"{name}_bias": bias}
 
-    def _normed(self, norm: Any) -> int:
+    def _normed(self, norm: Any, size: int) -> int:
         kernel = norm.__dict__.get("forward")
-        if not isinstance(kernel, NormKernel):
-            raise TypeError("norms without kernels")
+        if not isinstance(kernel, NormKernel) or kernel.weight.shape != (size,):
+            raise TypeError(f"another norm than one of {size} with a kernel")
         self._eps.add(kernel.eps)
         return kernel.weight.data_ptr()
 
@@ -126,7 +161,7 @@ class Decoder:
         """
         hidden: torch.Tensor = self._embed(inputs[0]).contiguous()
         cos, sin = (one.contiguous() for one in self._rotary(hidden[None], inputs[1:]))
-        if cos.shape != (1, len(hidden), self._dim) or hidden.dtype != torch.float32:
+        if cos.shape != (1, len(hidden), self._shape.dim) or hidden.dtype != torch.float32:
             raise TypeError(f"rotary factors of {tuple(cos.shape)}")
         for layer, (keys, values) in zip(self._layers, arenas, strict=True):
             layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
@@ -134,6 +169,16 @@ class Decoder:
         self._run(hidden, self._layers, self._shape, turns=(cos, sin), reads=(where, spans), numbers=numbers)
         logits: torch.Tensor = self._head(self._norm(hidden if kept is None else hidden[kept]))
         return logits
+
+
+def built_alike(model: PreTrainedModel, kernels: Kernels) -> bool:
+    """Whether a model's layers are such as the kernel computes."""
+    try:
+        Decoder(model, kernels)
+    except TypeError as error:
+        log.debug("%s has its layers one by one: %s", type(model).__name__, error)
+        return False
+    return True
 
 
 def _part(base: Any, name: str) -> Any:

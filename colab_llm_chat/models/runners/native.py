@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# Of a chunk: the kernel takes one query after the other, and for more of them PyTorch's attention is the faster one by
+# more than what is spared between the layers.
+MOST_SCORES = 2**14
+
+
 class NativeAttention(FlatAttention):
     """What the kernel lacks, soft caps and arenas with gaps, goes as without it."""
 
@@ -30,6 +35,8 @@ class NativeAttention(FlatAttention):
         self._asked = 0
         # Of the rows, and of the chunk too.
         self._spans = self.spans = torch.empty(0, 4, dtype=torch.int64)
+        # Of the chunk's ids by what they see.
+        self.chunk_scores = 0
 
     def begin(self, step: Step, *, device: torch.device) -> None:
         super().begin(step, device=device)
@@ -40,8 +47,10 @@ class NativeAttention(FlatAttention):
             spans.append([self._asked, queries, start, start + len(row.ids)])
             self._asked += queries
         self._spans = torch.tensor(spans, dtype=torch.int64)
+        self.chunk_scores = 0
         if (chunk := step.chunk) is not None:
-            # Its ids are queries like others; a whole prompt is read faster in another way.
+            # Its ids are queries like others.
+            self.chunk_scores = len(chunk.ids) * chunk.end
             start = chunk.sequence.place.start
             spans.append([self._asked, len(chunk.ids), start, start + chunk.start + 1])
         self.spans = torch.tensor(spans, dtype=torch.int64)
@@ -88,7 +97,8 @@ class DecoderRunner(NativeRunner):
         self._told = False
 
     def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-        if not self._told or inputs.shape[1] > self._decoder.most or self.arena.where is None:
+        many = inputs.shape[1] > self._decoder.most or self.attention.chunk_scores > MOST_SCORES
+        if not self._told or many or self.arena.where is None:
             logits = super().compute(inputs, kept)
             if not self._told:
                 self._decoder.tell(self.attention.told)
