@@ -31,7 +31,7 @@ from tests.tiny_models import generated, known_families, tiny_model
 
 NAMED = (
     "llama", "mistral", "qwen2", "qwen2_windows", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "phi3_long",
-    "phi4", "phi4_mini", "gpt2", "gpt_neox", "gpt_oss", "opt", "mixtral", "qwen3_moe",
+    "phi4", "phi4_mini", "ministral3", "gpt2", "gpt_neox", "gpt_oss", "opt", "mixtral", "qwen3_moe",
 )  # fmt: skip
 OTHERS = [name for name in known_families() if name not in NAMED]
 SYSTEM = list(range(100, 120))

@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from colab_llm_chat.engine.loop import Engine
+from colab_llm_chat.engine.runner import ran_out
 from colab_llm_chat.engine.sequence import Sequence
 from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.native import build
@@ -36,6 +37,10 @@ FEW = 8
 varied = settings(max_examples=50, deadline=None)
 sizes = st.integers(1, 90)
 Compiler = Callable[[str], Path]
+
+
+# What is said of a compiler that the user named.
+NAMED = " (environment variable CXX)"
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one thread", "two threads"])
@@ -339,8 +344,9 @@ def test_a_library_is_built_once_and_then_found(
     assert list(cache.iterdir()) == [library]
     assert len(calls.read_text().splitlines()) == 1
     assert Kernels(library).most_rows in (32, 64)
-    (line,) = caplog.messages
-    assert str(cache) in line
+    before, after = caplog.messages
+    assert before == "building kernels for this processor"
+    assert str(cache) in after
 
 
 @pytest.mark.parametrize("left", [0, 20, 1000, -5000, -1])
@@ -358,10 +364,10 @@ def test_a_file_that_is_not_whole_is_built_anew(left: int, cache: Path, compiler
     [
         (
             "echo here; echo '3: fatal error: no.h' >&2; echo stopped >&2; exit 1",
-            "compiler failed: 3: fatal error: no.h",
+            "compiler (environment variable CXX) failed: 3: fatal error: no.h",
         ),
-        ("exit 4", "compiler failed: code 4"),
-        ("kill -9 $$", "compiler failed: code -9"),
+        ("exit 4", "compiler (environment variable CXX) failed: code 4"),
+        ("kill -9 $$", "compiler (environment variable CXX) failed: code -9"),
         (": ", "a trial of the kernels failed: OSError"),
         ('echo no library > "$made"', "a trial of the kernels failed: OSError"),
     ],
@@ -382,12 +388,13 @@ def test_a_library_whose_trial_crashes_is_refused(cache: Path, compiler: Compile
 
 
 @pytest.mark.parametrize(
-    ("hangs", "what"), [("COMPILE_SECONDS", "compiler"), ("TRIAL_SECONDS", "a trial of the kernels")]
+    ("hangs", "what"),
+    [("COMPILE_SECONDS", "compiler (environment variable CXX)"), ("TRIAL_SECONDS", "a trial of the kernels")],
 )
 def test_what_hangs_is_ended_and_told(
     hangs: str, what: str, cache: Path, compiler: Compiler, copies: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler("exec sleep 600" if what == "compiler" else copies)
+    compiler("exec sleep 600" if hangs == "COMPILE_SECONDS" else copies)
     monkeypatch.setattr(build, hangs, 0.01)
     assert f"{what} took longer than 0 s" in reason(cache)
     assert list(cache.iterdir()) == []
@@ -396,7 +403,10 @@ def test_what_hangs_is_ended_and_told(
 @pytest.mark.parametrize(
     ("named", "told"),
     [
-        ("/no/such/compiler -O3", "/no/such/compiler does not start: No such file or directory"),
+        (
+            "/no/such/compiler -O3",
+            "/no/such/compiler (environment variable CXX) does not start: No such file or directory",
+        ),
         ("'g++", "environment variable CXX: No closing quotation"),
         ("", "there is no C++ compiler"),
     ],
@@ -481,3 +491,10 @@ def test_the_library_shares_pytorchs_threads() -> None:
     command = [sys.executable, "-c", source, str(built_library(kernel_folder()))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("libgomp") == 1
+
+
+def test_want_of_memory_in_a_kernel_is_an_error_that_the_engine_knows(kernels: Kernels) -> None:
+    weight = torch.empty(1, 1).expand(1, 2**50)
+    with pytest.raises(MemoryError) as raised:
+        kernels._library.linear(None, None, weight.data_ptr(), None, 16, weight.shape[1], 1)
+    assert ran_out(raised.value)

@@ -132,6 +132,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **GROUPED, **EXPERTS, "attention_chunk_size": 16, "floor_scale": 16, "intermediate_size_mlp": 128,
     },
     "minicpm3": LATENT,
+    # Queries grow with their position, from the 32nd on.
+    "ministral3": {
+        **GROUPED, "sliding_window": None,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10_000.0, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 32,
+        },
+    },
     "ministral": {**WINDOW, "layer_types": [SLIDING, FULL, SLIDING]},
     "mpt": {
         "d_model": 64, "n_heads": 4, "n_layers": 3, "max_seq_len": 256,

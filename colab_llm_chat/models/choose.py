@@ -56,7 +56,9 @@ def check_flat(model: PreTrainedModel, *, context_length: int) -> FlatRunner | N
         try:
             runner = kind(model, rotary=by_row)
             logits = _two_rows(runner)
-            refusal = _unheeded_window(model, runner, context_length)
+            refusal = _unheeded_window(model, runner, context_length) or _unheeded_position(
+                model, runner, context_length
+            )
             model.set_attn_implementation("eager")
             if not refusal and not _gives(runner, model, list(logits)):
                 refusal = "its batched logits differ from its own"
@@ -97,6 +99,19 @@ def _unheeded_window(model: PreTrainedModel, runner: FlatRunner, context_length:
             return f"layer {layer} is of kind {kind}"
         if kind == "sliding_attention" and not handed and (window or 0) < context_length:
             return f"layer {layer} has a window that its attention is not told"
+    return ""
+
+
+def _unheeded_position(model: PreTrainedModel, runner: FlatRunner, context_length: int) -> str:
+    """Why what a model does far on in a text may be lost: two short prompts cannot show it."""
+    if not isinstance(runner, DecoderRunner):
+        return ""
+    ids = PROMPTS[0]
+    for last in (context_length // 2, context_length - 1):
+        first = max(0, last - len(ids) + 1)
+        positions = list(range(first, first + len(ids)))
+        if not alike(*runner.far_logits(ids, positions), model=model):
+            return f"its logits differ at position {last}"
     return ""
 
 

@@ -87,7 +87,7 @@ def load_model(
         raise BrokenModel(f"{shown(folder)} lacks {len(missing)} of the model's weights, the first is {missing[0]}.")
     if info["unexpected_keys"]:
         log.info("%d weights of %s belong to no part of the model", len(info["unexpected_keys"]), shown(folder))
-    # The compiler looks into layers, and sees nothing of a kernel.
+    # The compiler looks into layers, and cannot see what a kernel in them does.
     kernels = None if settings.compile else kernels_for(model)
     if kernels is None or not use_kernels(model, kernels):
         pack_linears(model)

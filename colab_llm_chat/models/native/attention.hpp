@@ -52,9 +52,22 @@ struct Part {
   int64_t token, queries, start, end, kv_from, kv_to;
 };
 
-// What a thread needs for a part; kept from one to the next.
+// What a thread needs for any of the parts: made before threads begin, out of which no want of memory could be told.
 struct Scratch {
   std::vector<float> scores, most, sum, queries;
+
+  Scratch(const Attention& a, const std::vector<Part>& parts) {
+    size_t heads = 0, lines = 0;
+    for (const Part& part : parts) {
+      const size_t mine = (part.kv_to - part.kv_from) * (a.heads / a.kv_heads);
+      heads = std::max(heads, mine);
+      lines = std::max(lines, mine * part.queries);
+    }
+    scores.resize(heads * BLOCK);
+    most.resize(lines);
+    sum.resize(lines);
+    queries.resize(lines * a.dim);
+  }
 };
 
 inline void ask_for(const float* from, int64_t count) {
@@ -121,10 +134,6 @@ template <int DIM>
 void attend_part(const Attention& a, const Part& part, Scratch& s) {
   const int64_t group = a.heads / a.kv_heads, heads = (part.kv_to - part.kv_from) * group;
   const int64_t first_head = part.kv_from * group, lines = part.queries * heads;
-  s.scores.resize(heads * BLOCK);
-  s.most.resize(lines);
-  s.sum.resize(lines);
-  s.queries.resize(lines * a.dim);
   for (int64_t j = 0; j < part.queries; ++j)
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t line = j * heads + h;
@@ -182,12 +191,9 @@ void attend_spans(const Attention& a, const int64_t* spans, int64_t count) {
   const std::vector<Part> parts = parts_of(a, spans, count);
   const int64_t known = a.dim == a.value_dim ? a.dim : 0, all = static_cast<int64_t>(parts.size());
   const auto one = known == 64 ? attend_part<64> : known == 128 ? attend_part<128> : attend_part<0>;
-#pragma omp parallel if (all > 1)
-  {
-    Scratch scratch;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < all; ++i) one(a, parts[i], scratch);
-  }
+  std::vector<Scratch> scratch(all > 1 ? omp_get_max_threads() : 1, Scratch(a, parts));
+#pragma omp parallel for schedule(dynamic, 1) if (all > 1)
+  for (int64_t i = 0; i < all; ++i) one(a, parts[i], scratch[omp_get_thread_num()]);
 }
 
 }  // namespace

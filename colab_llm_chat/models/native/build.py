@@ -55,14 +55,16 @@ def built_library(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place:
             made = Path(place, library.name)
+            log.info("building kernels for this processor")
             command = [*compiler, *FLAGS, *WIDE_FLAGS, str(SOURCE), *_openmp(), "-o", str(made)]
-            _run(compiler[0], command, COMPILE_SECONDS)
+            _run(_named(compiler), command, COMPILE_SECONDS)
             _run("a trial of the kernels", [sys.executable, "-I", str(TRIAL), str(made)], TRIAL_SECONDS)
             _seal(made)
             # At once: another process may be looking for it.
             made.replace(library)
     except OSError as error:
-        raise NotBuilt(f"{folder}: {error.strerror or error}") from error
+        told = f"{folder}: {error.strerror or error}; name a folder that can be written by XDG_CACHE_HOME"
+        raise NotBuilt(told) from error
     log.info("kernels for this processor built in %.1f s, kept in %s", time.perf_counter() - began, folder)
     return library
 
@@ -95,6 +97,10 @@ def _compiler() -> list[str]:
         if found := shutil.which(name):
             return [found]
     raise NotBuilt("there is no C++ compiler (on Debian and Ubuntu: apt-get install g++)")
+
+
+def _named(compiler: list[str]) -> str:
+    return compiler[0] + (" (environment variable CXX)" if os.environ.get("CXX", "").strip() else "")
 
 
 def _fingerprint(compiler: list[str]) -> str:

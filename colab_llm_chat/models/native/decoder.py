@@ -87,6 +87,8 @@ class Decoder:
         self._norm, self._head, layers = _part(base, "norm"), model.get_output_embeddings(), _part(base, "layers")
         self._eps: set[float] = set()
         self._most: set[int] = set()
+        # The kernel has no more than their places.
+        self._held: list[torch.Tensor] = []
         if not len(layers):
             raise TypeError("a model without layers")
         self._shape = _shape(layers[0])
@@ -125,15 +127,19 @@ class Decoder:
         if not isinstance(linear, FewRows) or linear.weight.shape != (outputs, inputs):
             raise TypeError(f"another {name} than a linear layer of {inputs} to {outputs} with a kernel")
         self._most.add(linear.most)
-        bias = None if linear.bias is None else linear.bias.data_ptr()
-        return {name: linear.weight.data_ptr(), f"{name}_bias": bias}
+        bias = None if linear.bias is None else self._place(linear.bias)
+        return {name: self._place(linear.weight), f"{name}_bias": bias}
 
     def _normed(self, norm: Any, size: int) -> int:
         kernel = norm.__dict__.get("forward")
-        if not isinstance(kernel, NormKernel) or kernel.weight.shape != (size,):
+        if not isinstance(kernel, NormKernel) or kernel.one_more or kernel.weight.shape != (size,):
             raise TypeError(f"another norm than one of {size} with a kernel")
         self._eps.add(kernel.eps)
-        return kernel.weight.data_ptr()
+        return self._place(kernel.weight)
+
+    def _place(self, numbers: torch.Tensor) -> int:
+        self._held.append(numbers.detach())
+        return numbers.data_ptr()
 
     def tell(self, told: Mapping[int, Told]) -> None:
         """What the layers' attention was told, by their numbers. Raises TypeError where the kernel lacks some of it."""

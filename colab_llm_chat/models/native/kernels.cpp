@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "attention.hpp"
@@ -41,6 +42,17 @@ void add(float* to, const float* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
+// 1 where there is no memory, which no caller in C could be told by an exception; else 0.
+template <typename Compute>
+int checked(const Compute& compute) {
+  try {
+    compute();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -49,20 +61,20 @@ extern "C" {
 int64_t most_rows() { return MOST; }
 
 // y [rows, out] = x [rows, in] * w [out, in]^T + bias [out], which may be null; 1 <= rows <= most_rows().
-void linear(float* y, const float* x, const float* w, const float* bias, int64_t rows, int64_t in, int64_t out) {
-  multiply({y, x, w, bias, rows, in, out});
+int linear(float* y, const float* x, const float* w, const float* bias, int64_t rows, int64_t in, int64_t out) {
+  return checked([&] { multiply({y, x, w, bias, rows, in, out}); });
 }
 
 // out [tokens, heads, value_dim] = softmax(scale * q . keys) . values for `count` spans of tokens: of each its first
 // token, how many queries, and from where to where in the arenas [positions, kv_heads, dim] the first of them sees;
 // each further query sees one position more. A `window` above 0 hides all but so many positions; `sinks` [heads], a
 // score each that takes a share without a value, may be null.
-void attend(float* out, const float* q, const float* keys, const float* values, const float* sinks, const int64_t* spans,
-            int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, int64_t value_dim, int64_t head_stride,
-            int64_t token_stride, int64_t window, float scale) {
-  attend_spans(
-      {out, q, keys, values, sinks, heads, kv_heads, dim, value_dim, head_stride, token_stride, window, scale}, spans,
-      count);
+int attend(float* out, const float* q, const float* keys, const float* values, const float* sinks, const int64_t* spans,
+           int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, int64_t value_dim, int64_t head_stride,
+           int64_t token_stride, int64_t window, float scale) {
+  const Attention a{out,   q,         keys,        values,       sinks,  heads, kv_heads, dim,
+                    value_dim, head_stride, token_stride, window, scale};
+  return checked([&] { attend_spans(a, spans, count); });
 }
 
 // out [rows, n] = weight [n] * x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019).
@@ -100,38 +112,41 @@ void rotate(float* out, const float* x, const float* cos, const float* sin, int6
 
 // hidden [tokens, hidden] through `count` layers. `where` [tokens] are the places in the arenas of the tokens' keys and
 // values, `spans` as in `attend`, for all tokens.
-void decode(float* hidden, const Layer* layers, int64_t count, const Shape* shape, const float* cos, const float* sin,
-            const int64_t* where, const int64_t* spans, int64_t span_count, float eps, float scale) {
-  const auto [tokens, n, heads, kv_heads, dim, inner] = *shape;
-  const int64_t asked = heads * dim, cached = kv_heads * dim;
-  static thread_local std::vector<float> kept;
-  const size_t needed = tokens * (2 * n + 2 * asked + 2 * cached + 2 * inner);
-  if (kept.size() < needed) kept.resize(needed);
-  float *x = kept.data(), *y = x + tokens * n, *q = y + tokens * n, *attended = q + tokens * asked;
-  float *k = attended + tokens * asked, *v = k + tokens * cached, *gate = v + tokens * cached, *up = gate + tokens * inner;
-  for (const Layer* l = layers; l < layers + count; ++l) {
-    rms_norm(x, hidden, l->norm, tokens, n, eps);
-    multiply({q, x, l->q, l->q_bias, tokens, n, asked});
-    multiply({k, x, l->k, l->k_bias, tokens, n, cached});
-    multiply({v, x, l->v, l->v_bias, tokens, n, cached});
-    if (l->q_norm) rms_norm(q, q, l->q_norm, tokens * heads, dim, eps);
-    if (l->k_norm) rms_norm(k, k, l->k_norm, tokens * kv_heads, dim, eps);
-    rotate(q, q, cos, sin, tokens, heads, dim, dim, asked);
-    rotate(k, k, cos, sin, tokens, kv_heads, dim, dim, cached);
-    for (int64_t t = 0; t < tokens; ++t) {
-      std::memcpy(l->keys + where[t] * cached, k + t * cached, cached * sizeof(float));
-      std::memcpy(l->values + where[t] * cached, v + t * cached, cached * sizeof(float));
+int decode(float* hidden, const Layer* layers, int64_t count, const Shape* shape, const float* cos, const float* sin,
+           const int64_t* where, const int64_t* spans, int64_t span_count, float eps, float scale) {
+  return checked([&] {
+    const int64_t tokens = shape->tokens, n = shape->hidden, heads = shape->heads, kv_heads = shape->kv_heads;
+    const int64_t dim = shape->dim, inner = shape->inner;
+    const int64_t asked = heads * dim, cached = kv_heads * dim;
+    static thread_local std::vector<float> kept;
+    const size_t needed = tokens * (2 * n + 2 * asked + 2 * cached + 2 * inner);
+    if (kept.size() < needed) kept.resize(needed);
+    float *x = kept.data(), *y = x + tokens * n, *q = y + tokens * n, *attended = q + tokens * asked;
+    float *k = attended + tokens * asked, *v = k + tokens * cached, *gate = v + tokens * cached, *up = gate + tokens * inner;
+    for (const Layer* l = layers; l < layers + count; ++l) {
+      rms_norm(x, hidden, l->norm, tokens, n, eps);
+      multiply({q, x, l->q, l->q_bias, tokens, n, asked});
+      multiply({k, x, l->k, l->k_bias, tokens, n, cached});
+      multiply({v, x, l->v, l->v_bias, tokens, n, cached});
+      if (l->q_norm) rms_norm(q, q, l->q_norm, tokens * heads, dim, eps);
+      if (l->k_norm) rms_norm(k, k, l->k_norm, tokens * kv_heads, dim, eps);
+      rotate(q, q, cos, sin, tokens, heads, dim, dim, asked);
+      rotate(k, k, cos, sin, tokens, kv_heads, dim, dim, cached);
+      for (int64_t t = 0; t < tokens; ++t) {
+        std::memcpy(l->keys + where[t] * cached, k + t * cached, cached * sizeof(float));
+        std::memcpy(l->values + where[t] * cached, v + t * cached, cached * sizeof(float));
+      }
+      attend_spans({attended, q, l->keys, l->values, nullptr, heads, kv_heads, dim, dim, dim, asked, l->window, scale},
+                   spans, span_count);
+      multiply({y, attended, l->o, l->o_bias, tokens, asked, n});
+      add(hidden, y, tokens * n);
+      rms_norm(x, hidden, l->mlp_norm, tokens, n, eps);
+      multiply({gate, x, l->gate, l->gate_bias, tokens, n, inner});
+      multiply({up, x, l->up, l->up_bias, tokens, n, inner});
+      gated(gate, up, tokens * inner);
+      multiply({y, gate, l->down, l->down_bias, tokens, inner, n});
+      add(hidden, y, tokens * n);
     }
-    attend_spans({attended, q, l->keys, l->values, nullptr, heads, kv_heads, dim, dim, dim, asked, l->window, scale},
-                 spans, span_count);
-    multiply({y, attended, l->o, l->o_bias, tokens, asked, n});
-    add(hidden, y, tokens * n);
-    rms_norm(x, hidden, l->mlp_norm, tokens, n, eps);
-    multiply({gate, x, l->gate, l->gate_bias, tokens, n, inner});
-    multiply({up, x, l->up, l->up_bias, tokens, n, inner});
-    gated(gate, up, tokens * inner);
-    multiply({y, gate, l->down, l->down_bias, tokens, inner, n});
-    add(hidden, y, tokens * n);
-  }
+  });
 }
 }

@@ -6,7 +6,7 @@ import logging
 from ctypes import CDLL, Array, c_int64
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,10 @@ log = logging.getLogger("colab_llm_chat")
 
 
 class Kernels:
-    """A loaded library. What it is given must be fp32 on the CPU, and its last dimension without gaps."""
+    """A loaded library. What it is given must be fp32 on the CPU, and its last dimension without gaps.
+
+    All raise MemoryError where there is none left, `rms_norm` and `rotate` as PyTorch does.
+    """
 
     def __init__(self, library: Path) -> None:
         """Raises OSError for a file that is no such library."""
@@ -25,6 +28,8 @@ class Kernels:
             self._library = declare(CDLL(str(library)))
         except AttributeError as error:
             raise OSError(str(error)) from error
+        for one in (self._library.linear, self._library.attend, self._library.decode):
+            one.errcheck = cast(Any, _checked)
         self.most_rows: int = self._library.most_rows()
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -95,6 +100,13 @@ class Kernels:
         sizes = (c_int64 * 6)(len(hidden), *shape)
         given = [one.data_ptr() for one in (cos, sin, where, spans)]
         self._library.decode(hidden.data_ptr(), layers, len(layers), sizes, *given, len(spans), *numbers)
+
+
+def _checked(code: int, *call: Any) -> int:
+    """As ctypes asks it after each call. Raises MemoryError, which the engine knows what to do about."""
+    if code:
+        raise MemoryError("no memory for what a kernel keeps meanwhile")
+    return code
 
 
 @cache

@@ -55,13 +55,16 @@ class FewRows(torch.nn.Linear):
 class NormKernel:
     """In place of the `forward` of an RMS norm."""
 
-    def __init__(self, own: Callable[..., Any], kernels: Kernels, weight: torch.Tensor, eps: float) -> None:
-        self._own, self._compute, self.weight, self.eps = own, kernels.rms_norm, weight, eps
+    def __init__(
+        self, own: Callable[..., Any], kernels: Kernels, weight: torch.Tensor, eps: float, *, one_more: bool
+    ) -> None:
+        """`one_more`: multiply by one more than the weight, as Gemma's norms do."""
+        self._own, self._compute, self.weight, self.eps, self.one_more = own, kernels.rms_norm, weight, eps, one_more
 
     def __call__(self, x: torch.Tensor, *more: Any, **options: Any) -> Any:
         if more or options or not _plain_numbers(x) or x.shape[-1] != self.weight.shape[0]:
             return self._own(x, *more, **options)
-        return self._compute(x, self.weight, self.eps)
+        return self._compute(x, 1 + self.weight if self.one_more else self.weight, self.eps)
 
 
 class RotaryKernel:
@@ -99,9 +102,8 @@ def use_norms(model: PreTrainedModel, kernels: Kernels) -> Iterator[Undo]:
         if not weight.is_cpu or weight.dtype != torch.float32:
             continue
         x = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0))
-        # Gemma's norms multiply by one more than their weight.
-        for factor in (weight.detach(), 1 + weight.detach()):
-            kernel = NormKernel(module.forward, kernels, factor, eps)
+        for one_more in (False, True):
+            kernel = NormKernel(module.forward, kernels, weight.detach(), eps, one_more=one_more)
             if _computes(module, x, kernel(x)):
                 module.__dict__["forward"] = kernel
                 yield partial(module.__dict__.pop, "forward")

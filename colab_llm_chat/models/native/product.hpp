@@ -94,21 +94,28 @@ void few_rows(const Product& p) {
   }
 }
 
+// One input of N vectors of rows, times O weights.
+template <int O, int N>
+inline void add_input(Vector (&sums)[O][N], const float* turned, const float* w, int64_t in) {
+  Vector xs[N];
+  for (int n = 0; n < N; ++n) xs[n] = load(turned + n * LANES);
+  for (int a = 0; a < O; ++a)
+    for (int n = 0; n < N; ++n) sums[a][n] += xs[n] * w[a * in];
+}
+
 // O outputs of N vectors of rows; turned [in, N * LANES] are x's rows side by side.
 template <int O, int N>
 inline void many_tile(const Product& p, const float* turned, int64_t o) {
   const float* w = p.w + o * p.in;
   Vector sums[O][N] = {};
-  for (int64_t i = 0; i < p.in; i += LANES) {
+  int64_t i = 0;
+  for (; i + LANES <= p.in; i += LANES) {
     for (int a = 0; a < O; ++a) __builtin_prefetch(w + (O + a) * p.in + i, 0, 2);
-    const int64_t end = std::min(i + LANES, p.in);
-    for (int64_t j = i; j < end; ++j) {
-      Vector xs[N];
-      for (int n = 0; n < N; ++n) xs[n] = load(turned + (j * N + n) * LANES);
-      for (int a = 0; a < O; ++a)
-        for (int n = 0; n < N; ++n) sums[a][n] += xs[n] * w[a * p.in + j];
-    }
+    // Unrolled, as there are more rows of weights than registers to point at them.
+#pragma GCC unroll 16
+    for (int j = 0; j < LANES; ++j) add_input(sums, turned + (i + j) * N * LANES, w + i + j, p.in);
   }
+  for (; i < p.in; ++i) add_input(sums, turned + i * N * LANES, w + i, p.in);
   float lane[O][N * LANES];
   std::memcpy(lane, sums, sizeof lane);
   for (int64_t r = 0; r < p.rows; ++r)

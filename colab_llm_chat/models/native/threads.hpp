@@ -1,16 +1,10 @@
-// OpenMP, or a single thread where the compiler has none.
+// The shares of OpenMP's threads.
 
 #pragma once
 
 #include <cstdint>
 
-#ifdef _OPENMP
 #include <omp.h>
-#else
-inline int omp_get_num_threads() { return 1; }
-inline int omp_get_thread_num() { return 0; }
-inline int omp_get_max_threads() { return 1; }
-#endif
 
 namespace {
 

@@ -6,12 +6,14 @@ Knows no PyTorch, which would take seconds to import; whether numbers are right 
 from __future__ import annotations
 
 import sys
-from ctypes import CDLL, c_float, c_int64, c_void_p
+from ctypes import CDLL, addressof, c_float, c_int, c_int64, c_void_p
 from itertools import chain
 
 # Of many rows each number of vectors has code of its own.
 ROWS = (1, 2, 3, 4, 7, 9, 17, 25, 33, 49)
 INPUTS, OUTPUTS = 70, 29
+# Sizes of a head, two of which have code of their own.
+DIMS = (8, 64, 128)
 
 
 def declare(library: CDLL) -> CDLL:
@@ -23,22 +25,30 @@ def declare(library: CDLL) -> CDLL:
     library.rms_norm.argtypes = [at] * 3 + [size] * 2 + [c_float]
     library.rotate.argtypes = [at] * 4 + [size] * 5
     library.decode.argtypes = [at, at, size, *[at] * 5, size, c_float, c_float]
-    for one in (library.decode, library.linear, library.attend, library.rms_norm, library.rotate):
+    for one in (library.decode, library.linear, library.attend):
+        one.restype = c_int
+    for one in (library.rms_norm, library.rotate):
         one.restype = None
     return library
 
 
 def try_all(library: CDLL) -> None:
-    numbers, out = ((c_float * 8192)(*[0.5] * 8192) for _ in range(2))
+    numbers, out, keys, values = ((c_float * 8192)(*[0.5] * 8192) for _ in range(4))
     for rows in ROWS:
         if rows <= library.most_rows():
-            library.linear(out, numbers, numbers, None, rows, INPUTS, OUTPUTS)
+            library.linear(out, numbers, numbers, numbers, rows, INPUTS, OUTPUTS)
     # Two tokens of one row, then one of another: positions 0 to 40 and 48 to 56.
     spans = (c_int64 * 8)(*chain((0, 2, 0, 40), (2, 1, 48, 56)))
-    for dim in (8, 64):
-        library.attend(out, numbers, numbers, numbers, None, spans, 2, 2, 1, dim, dim, dim, 2 * dim, 0, 1.0)
+    for dim in DIMS:
+        for window, sinks in ((0, None), (7, numbers)):
+            library.attend(out, numbers, numbers, numbers, sinks, spans, 2, 2, 1, dim, dim, dim, 2 * dim, window, 1.0)
     library.rms_norm(out, numbers, numbers, 3, INPUTS, 1e-6)
     library.rotate(out, numbers, numbers, numbers, 3, 2, 20, 20, 40)
+    # All pointers of a layer, its arenas at the end, and a window of 7.
+    layer = (c_int64 * 21)(*[addressof(numbers)] * 18, addressof(keys), addressof(values), 7)
+    tokens, hidden, heads, kv_heads, dim, inner = 3, 40, 2, 1, 8, 24
+    shape, where = (c_int64 * 6)(tokens, hidden, heads, kv_heads, dim, inner), (c_int64 * 3)(38, 39, 55)
+    library.decode(out, layer, 1, shape, numbers, numbers, where, spans, 2, 1e-6, 1.0)
 
 
 if __name__ == "__main__":

@@ -58,11 +58,10 @@ def use_kernels(model: PreTrainedModel, kernels: Kernels, *, measure: Measure = 
     undo: list[Undo] = [*use_norms(model, kernels), *use_rotary(model, kernels)]
     undo += _use_linears(places if most else [], kernels, most)
     if right := unchanged(model, wanted):
-        told = ", ".join(f"{speed:.2f} at {rows}" for rows, speed in found.items()) or "not measured, they are few"
-        log.info(
-            "kernels compute %d parts, linear layers up to %d rows (their speed over PyTorch's by rows: %s; %.1f s)",
-            *(len(undo), most, told, time.perf_counter() - began),
-        )
+        told = ", ".join(f"{speed:.2f} at {rows}" for rows, speed in found.items()) or "too small to be measured"
+        linears = f"linear layers up to {most} rows (speed over PyTorch's by rows: {told})"
+        seconds = time.perf_counter() - began
+        log.info("kernels compute %d parts, %s; %.1f s", len(undo), linears if places else "no linear layers", seconds)
     else:
         log.info("%s does not take kernels", type(model).__name__)
         for one in undo:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...engine.sequence import Step
+from ...engine.sequence import Chunk, Sequence, Step
+from ...settings import SamplingParams
 from ..native.decoder import Decoder, Told
 from ..native.kernels import Kernels, load_kernels
 from .attention import FlatAttention, Heads
@@ -95,6 +96,24 @@ class DecoderRunner(NativeRunner):
         super().__init__(model, rotary=rotary)
         self._decoder = Decoder(model, self.kernels)
         self._told = False
+
+    def model_changed(self) -> None:
+        self._decoder, self._told = Decoder(self._model, self.kernels), False
+
+    @torch.inference_mode()
+    def far_logits(self, ids: list[int], positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of ids at any positions, by the kernel and layer by layer: some models count them elsewhere too."""
+        row = Sequence(0, ids, SamplingParams())
+        row.slot = self.arena.take(len(ids), len(ids))
+        step = Step([], Chunk(row, 0, ids))
+        self.arena.begin(step, device=self._model.device)
+        self.attention.begin(step, device=self._model.device)
+        for one in self.rotary:
+            one.begin(step)
+        inputs = torch.tensor([ids, positions])
+        found = self.compute(inputs), super().compute(inputs)
+        self.arena.free(row.place)
+        return found
 
     def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         many = inputs.shape[1] > self._decoder.most or self.attention.chunk_scores > MOST_SCORES
