@@ -22,6 +22,9 @@ constexpr int OUTPUTS[] = {8, 4, 3, 2};
 // Up to so many rows each output is a sum along the inputs; from there on rows lie side by side in the vectors.
 constexpr int64_t FEW = 8;
 constexpr int64_t MOST = 4 * LANES;
+// Outputs that a thread takes at once, of any tile a multiple. Whoever is held up by another program, such as the one
+// that hands on the text, leaves the rest to the others.
+constexpr int64_t AT_ONCE = 96;
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 
@@ -85,12 +88,13 @@ inline void few_outputs(const Product& p, int64_t o) {
 }
 
 void few_rows(const Product& p) {
-#pragma omp parallel
-  {
-    const Share share(p.out, FEW_OUTPUTS);
-    int64_t o = share.from;
-    for (; o + FEW_OUTPUTS <= share.to; o += FEW_OUTPUTS) few_outputs<FEW_OUTPUTS>(p, o);
-    for (; o < share.to; ++o) few_outputs<1>(p, o);
+  const int64_t blocks = (p.out + AT_ONCE - 1) / AT_ONCE;
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t end = std::min((block + 1) * AT_ONCE, p.out);
+    int64_t o = block * AT_ONCE;
+    for (; o + FEW_OUTPUTS <= end; o += FEW_OUTPUTS) few_outputs<FEW_OUTPUTS>(p, o);
+    for (; o < end; ++o) few_outputs<1>(p, o);
   }
 }
 
@@ -129,16 +133,19 @@ void many_rows(const Product& p) {
   static thread_local std::vector<float> kept;
   if (kept.size() < static_cast<size_t>(p.in * N * LANES)) kept.resize(p.in * N * LANES);
   float* turned = kept.data();
+  const int64_t blocks = (p.out + AT_ONCE - 1) / AT_ONCE;
 #pragma omp parallel
   {
-    const Share inputs(p.in, 1);
-    for (int64_t i = inputs.from; i < inputs.to; ++i)
+#pragma omp for
+    for (int64_t i = 0; i < p.in; ++i)
       for (int64_t r = 0; r < N * LANES; ++r) turned[i * N * LANES + r] = r < p.rows ? p.x[r * p.in + i] : 0.0f;
-#pragma omp barrier
-    const Share share(p.out, O);
-    int64_t o = share.from;
-    for (; o + O <= share.to; o += O) many_tile<O, N>(p, turned, o);
-    for (; o < share.to; ++o) many_tile<1, N>(p, turned, o);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t end = std::min((block + 1) * AT_ONCE, p.out);
+      int64_t o = block * AT_ONCE;
+      for (; o + O <= end; o += O) many_tile<O, N>(p, turned, o);
+      for (; o < end; ++o) many_tile<1, N>(p, turned, o);
+    }
   }
 }
 
