@@ -161,7 +161,7 @@ class Heads:
         """q [b, heads, n, dim], k and v [b, kv_heads, length, dim] -> [b, heads, n, dim of v]."""
         b, heads, n, dim = q.shape
         groups = heads // self.kv_heads
-        scaling = dim**-0.5 if self.scaling is None else self.scaling
+        scaling = scale_of(self.scaling, dim)
         # Heads that share keys become further queries: nothing is repeated. [b, kv, groups * n, dim]
         q = q.reshape(b, self.kv_heads, groups * n, dim)
         if mask is not None and n > 1:
@@ -187,6 +187,11 @@ class Heads:
         # In the order of the queries: each of a head's n has the same.
         sinks = sinks.repeat_interleave(scores.shape[2] // sinks.shape[2], dim=2).expand(scores.shape[0], -1, -1, 1)
         return torch.cat([scores, sinks], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)[..., :-1] @ v
+
+
+def scale_of(scaling: float | None, dim: int) -> float:
+    """What scores are multiplied by, where a layer does not say otherwise (Vaswani et al. 2017)."""
+    return dim**-0.5 if scaling is None else scaling
 
 
 def visible(last: torch.Tensor, length: int, window: int | None) -> torch.Tensor:

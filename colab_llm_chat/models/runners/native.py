@@ -14,7 +14,7 @@ from ...engine.sequence import Chunk, Sequence, Step
 from ...settings import SamplingParams
 from ..native.decoder import Decoder, Told
 from ..native.kernels import Kernels, load_kernels
-from .attention import FlatAttention, Heads
+from .attention import FlatAttention, Heads, scale_of
 from .flat import ByRow, FlatRunner
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ class NativeAttention(FlatAttention):
         self.spans = torch.tensor(spans, dtype=torch.int64)
 
     def __call__(self, module: torch.nn.Module, query: torch.Tensor, *given: Any, **how: Any) -> Any:
-        scale = how.get("scaling")
+        scale = scale_of(how.get("scaling"), query.shape[-1])
         plain = how.get("softcap") is None and how.get("s_aux") is None
-        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         self.told[getattr(module, "layer_idx", -1)] = Told(scale, how.get("sliding_window"), plain)
         return super().__call__(module, query, *given, **how)
 
@@ -69,7 +68,7 @@ class NativeAttention(FlatAttention):
         """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, rows' T, heads, head_dim]."""
         if heads.softcap is not None or not _readable(query, keys, values):
             return super().read_rows(query, keys, values, heads=heads, window=window)
-        scale = query.shape[-1] ** -0.5 if heads.scaling is None else heads.scaling
+        scale = scale_of(heads.scaling, query.shape[-1])
         sinks = None if heads.sinks is None else heads.sinks.float().contiguous()
         asked = query[0, :, : self._asked]
         return self._kernels.attend(asked, (keys, values), self._spans, scale=scale, window=window, sinks=sinks)[None]

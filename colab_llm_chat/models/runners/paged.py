@@ -13,7 +13,7 @@ import torch
 
 from ...engine.sequence import Step
 from .arena import PAGE
-from .attention import FlatAttention, Heads
+from .attention import FlatAttention, Heads, scale_of
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +68,7 @@ class PagedAttention(FlatAttention):
             None,
             layout.longest_asked,
             layout.longest_read,
-            scale=query.shape[-1] ** -0.5 if heads.scaling is None else heads.scaling,
+            scale=scale_of(heads.scaling, query.shape[-1]),
             window_size=(window - 1 if window else -1, 0),
             enable_gqa=query.shape[1] != heads.kv_heads,
             seqused_k=layout.used,
