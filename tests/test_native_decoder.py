@@ -14,7 +14,6 @@ from colab_llm_chat.models.choose import choose_runner
 from colab_llm_chat.models.native.decoder import Decoder, Told, built_alike
 from colab_llm_chat.models.native.kernels import Kernels, load_kernels
 from colab_llm_chat.models.native.use import use_kernels
-from colab_llm_chat.models.runners import native
 from colab_llm_chat.models.runners.native import DecoderRunner
 from colab_llm_chat.settings import SamplingParams
 from tests.test_families import module_kept
@@ -101,7 +100,7 @@ def test_attention_that_the_kernel_lacks_is_not_taken(
         Decoder(llama, kernels).tell(told)
 
 
-def test_a_chunk_that_sees_much_goes_layer_by_layer_and_says_the_same(
+def test_a_chunk_of_more_rows_than_the_kernel_takes_goes_layer_by_layer_and_says_the_same(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, ids = choose_runner(llama, context_length=64), list(range(5, 30))
@@ -111,6 +110,6 @@ def test_a_chunk_that_sees_much_goes_layer_by_layer_and_says_the_same(
     monkeypatch.setattr(Decoder, "logits", lambda self, *a, **k: (calls.append(1), own(self, *a, **k))[1])
     at_once = read(runner, ids)
     assert len(calls) == 2
-    monkeypatch.setattr(native, "MOST_SCORES", 9 * 9)
+    monkeypatch.setattr(runner._decoder, "most", 9)
     torch.testing.assert_close(read(runner, ids), at_once, rtol=1e-4, atol=1e-4)
     assert len(calls) == 3

@@ -1,5 +1,5 @@
-// What a decoder's step computes for a few rows on the CPU, in fp32: products by weights, attention of single queries,
-// RMS norms and rotary positions.
+// What a decoder's step computes for some rows on the CPU, in fp32: products by weights, attention over an arena, RMS
+// norms and rotary positions.
 //
 // Plain C++17 and OpenMP, built on the machine that runs it, with its widest vectors. Knows no tensors: sizes are in
 // numbers, not bytes, and whoever calls has checked them. What is not finite stays so.
@@ -10,8 +10,8 @@
 #include <new>
 #include <vector>
 
-#include "attention.hpp"
 #include "product.hpp"
+#include "spans.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -62,7 +62,7 @@ int64_t most_rows() { return MOST; }
 
 // y [rows, out] = x [rows, in] * w [out, in]^T + bias [out], which may be null; 1 <= rows <= most_rows().
 int linear(float* y, const float* x, const float* w, const float* bias, int64_t rows, int64_t in, int64_t out) {
-  return checked([&] { multiply({y, x, w, bias, rows, in, out}); });
+  return checked([&] { multiply({{y, x, w, bias, rows, in, out}}); });
 }
 
 // out [tokens, heads, value_dim] = softmax(scale * q . keys) . values for `count` spans of tokens: of each its first
@@ -122,12 +122,13 @@ int decode(float* hidden, const Layer* layers, int64_t count, const Shape* shape
     const size_t needed = tokens * (2 * n + 2 * asked + 2 * cached + 2 * inner);
     if (kept.size() < needed) kept.resize(needed);
     float *x = kept.data(), *y = x + tokens * n, *q = y + tokens * n, *attended = q + tokens * asked;
-    float *k = attended + tokens * asked, *v = k + tokens * cached, *gate = v + tokens * cached, *up = gate + tokens * inner;
+    float *k = attended + tokens * asked, *v = k + tokens * cached;
+    float *gate = v + tokens * cached, *up = gate + tokens * inner;
     for (const Layer* l = layers; l < layers + count; ++l) {
       rms_norm(x, hidden, l->norm, tokens, n, eps);
-      multiply({q, x, l->q, l->q_bias, tokens, n, asked});
-      multiply({k, x, l->k, l->k_bias, tokens, n, cached});
-      multiply({v, x, l->v, l->v_bias, tokens, n, cached});
+      multiply({{q, x, l->q, l->q_bias, tokens, n, asked},
+                {k, x, l->k, l->k_bias, tokens, n, cached},
+                {v, x, l->v, l->v_bias, tokens, n, cached}});
       if (l->q_norm) rms_norm(q, q, l->q_norm, tokens * heads, dim, eps);
       if (l->k_norm) rms_norm(k, k, l->k_norm, tokens * kv_heads, dim, eps);
       rotate(q, q, cos, sin, tokens, heads, dim, dim, asked);
@@ -138,13 +139,12 @@ int decode(float* hidden, const Layer* layers, int64_t count, const Shape* shape
       }
       attend_spans({attended, q, l->keys, l->values, nullptr, heads, kv_heads, dim, dim, dim, asked, l->window, scale},
                    spans, span_count);
-      multiply({y, attended, l->o, l->o_bias, tokens, asked, n});
+      multiply({{y, attended, l->o, l->o_bias, tokens, asked, n}});
       add(hidden, y, tokens * n);
       rms_norm(x, hidden, l->mlp_norm, tokens, n, eps);
-      multiply({gate, x, l->gate, l->gate_bias, tokens, n, inner});
-      multiply({up, x, l->up, l->up_bias, tokens, n, inner});
+      multiply({{gate, x, l->gate, l->gate_bias, tokens, n, inner}, {up, x, l->up, l->up_bias, tokens, n, inner}});
       gated(gate, up, tokens * inner);
-      multiply({y, gate, l->down, l->down_bias, tokens, inner, n});
+      multiply({{y, gate, l->down, l->down_bias, tokens, inner, n}});
       add(hidden, y, tokens * n);
     }
   });

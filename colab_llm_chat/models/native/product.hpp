@@ -1,38 +1,24 @@
-// Products of a few rows by a weight as it lies in a model.
+// Products of some rows by weights as they lie in a model.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "threads.hpp"
+#include "vectors.hpp"
 
 namespace {
 
-// Lanes of a vector, and the tiles whose sums stay in registers: 32 of them with AVX-512, 16 narrower ones elsewhere.
-#ifdef __AVX512F__
-constexpr int LANES = 16, FEW_OUTPUTS = 4, FEW_ROWS = 4;
-constexpr int OUTPUTS[] = {12, 8, 6, 6};
-#else
-constexpr int LANES = 8, FEW_OUTPUTS = 2, FEW_ROWS = 4;
-constexpr int OUTPUTS[] = {8, 4, 3, 2};
-#endif
 // Up to so many rows each output is a sum along the inputs; from there on rows lie side by side in the vectors.
-constexpr int64_t FEW = 8;
-constexpr int64_t MOST = 4 * LANES;
-// Outputs that a thread takes at once, of any tile a multiple. Whoever is held up by another program, such as the one
-// that hands on the text, leaves the rest to the others.
-constexpr int64_t AT_ONCE = 96;
-
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-
-inline Vector load(const float* from) {
-  Vector v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
+constexpr int64_t FEW = 4;
+// Rows whose sums stay in registers, and how many there may be in all.
+constexpr int64_t TOGETHER = 4 * LANES, MOST = 2 * TOGETHER;
+// Outputs that a thread takes at once, of any tile a multiple.
+constexpr int64_t AT_ONCE = 24;
 
 // Pairwise: shorter chains of additions, and the same order wherever it is called.
 inline float total(const Vector& v) {
@@ -44,7 +30,6 @@ inline float total(const Vector& v) {
 }
 
 // y [rows, out] = x [rows, in] * w [out, in]^T + bias [out]
-
 struct Product {
   float* y;
   const float *x, *w, *bias;
@@ -55,8 +40,8 @@ struct Product {
 
 // O outputs of R rows: each weight is read once for all of them. `ahead`: ask the memory for the next tile's.
 template <int O, int R>
-inline void few_tile(const Product& p, int64_t o, int64_t r, bool ahead) {
-  const float *x = p.x + r * p.in, *w = p.w + o * p.in;
+inline void few_tile(const Product& p, int64_t o, bool ahead) {
+  const float *x = p.x, *w = p.w + o * p.in;
   Vector sums[O][R] = {};
   int64_t i = 0;
   for (; i + LANES <= p.in; i += LANES) {
@@ -72,49 +57,30 @@ inline void few_tile(const Product& p, int64_t o, int64_t r, bool ahead) {
     for (int b = 0; b < R; ++b) {
       float sum = total(sums[a][b]);
       for (int64_t j = i; j < p.in; ++j) sum += x[b * p.in + j] * w[a * p.in + j];
-      p.y[(r + b) * p.out + o + a] = sum + p.plus(o + a);
+      p.y[b * p.out + o + a] = sum + p.plus(o + a);
     }
 }
 
-template <int O>
-inline void few_outputs(const Product& p, int64_t o) {
-  int64_t r = 0;
-  for (; r + FEW_ROWS <= p.rows; r += FEW_ROWS) few_tile<O, FEW_ROWS>(p, o, r, r == 0);
-  switch (p.rows - r) {
-    case 3: return few_tile<O, 3>(p, o, r, r == 0);
-    case 2: return few_tile<O, 2>(p, o, r, r == 0);
-    case 1: return few_tile<O, 1>(p, o, r, r == 0);
-  }
+// Outputs `from` to `to` of all rows; after them the thread goes on to the next ones unless they are the `last`.
+template <int R>
+void few_rows(const Product& p, const float*, int64_t from, int64_t to, bool last) {
+  int64_t o = from;
+  for (; o + FEW_OUTPUTS <= to; o += FEW_OUTPUTS) few_tile<FEW_OUTPUTS, R>(p, o, !last || o + 2 * FEW_OUTPUTS <= to);
+  for (; o < to; ++o) few_tile<1, R>(p, o, false);
 }
 
-void few_rows(const Product& p) {
-  const int64_t blocks = (p.out + AT_ONCE - 1) / AT_ONCE;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t end = std::min((block + 1) * AT_ONCE, p.out);
-    int64_t o = block * AT_ONCE;
-    for (; o + FEW_OUTPUTS <= end; o += FEW_OUTPUTS) few_outputs<FEW_OUTPUTS>(p, o);
-    for (; o < end; ++o) few_outputs<1>(p, o);
-  }
-}
-
-// One input of N vectors of rows, times O weights.
+// O outputs of the N vectors of rows that begin at `first`; turned [in, N * LANES] are these rows side by side. Every
+// `each`th time, from `ask` on, ask the memory for weights of the next outputs.
 template <int O, int N>
-inline void add_input(Vector (&sums)[O][N], const float* turned, const float* w, int64_t in) {
-  Vector xs[N];
-  for (int n = 0; n < N; ++n) xs[n] = load(turned + n * LANES);
-  for (int a = 0; a < O; ++a)
-    for (int n = 0; n < N; ++n) sums[a][n] += xs[n] * w[a * in];
-}
-
-// O outputs of N vectors of rows; turned [in, N * LANES] are x's rows side by side.
-template <int O, int N>
-inline void many_tile(const Product& p, const float* turned, int64_t o) {
+inline void many_tile(const Product& p, const float* turned, int64_t first, int64_t o, int64_t ask, int64_t each) {
   const float* w = p.w + o * p.in;
   Vector sums[O][N] = {};
   int64_t i = 0;
   for (; i + LANES <= p.in; i += LANES) {
-    for (int a = 0; a < O; ++a) __builtin_prefetch(w + (O + a) * p.in + i, 0, 2);
+    if (ask-- == 0) {
+      for (int a = 0; a < O; ++a) __builtin_prefetch(w + (O + a) * p.in + i, 0, 2);
+      ask = each - 1;
+    }
     // Unrolled, as there are more rows of weights than registers to point at them.
 #pragma GCC unroll 16
     for (int j = 0; j < LANES; ++j) add_input(sums, turned + (i + j) * N * LANES, w + i + j, p.in);
@@ -122,40 +88,62 @@ inline void many_tile(const Product& p, const float* turned, int64_t o) {
   for (; i < p.in; ++i) add_input(sums, turned + i * N * LANES, w + i, p.in);
   float lane[O][N * LANES];
   std::memcpy(lane, sums, sizeof lane);
-  for (int64_t r = 0; r < p.rows; ++r)
-    for (int a = 0; a < O; ++a) p.y[r * p.out + o + a] = lane[a][r] + p.plus(o + a);
+  const int64_t rows = std::min<int64_t>(N * LANES, p.rows - first);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int a = 0; a < O; ++a) p.y[(first + r) * p.out + o + a] = lane[a][r] + p.plus(o + a);
 }
 
+// The same of rows that lie side by side, turned [tiles, in, N * LANES].
 template <int N>
-void many_rows(const Product& p) {
+void many_rows(const Product& p, const float* turned, int64_t from, int64_t to, bool last) {
   constexpr int O = OUTPUTS[N - 1];
-  // Kept: there is one such call a layer.
+  const int64_t tiles = (p.rows + N * LANES - 1) / (N * LANES), size = p.in * N * LANES;
+  int64_t o = from;
+  // All rows of some outputs, whose weights so are read from memory once, before others.
+  for (; o + O <= to; o += O)
+    for (int64_t t = 0; t < tiles; ++t)
+      many_tile<O, N>(p, turned + t * size, t * N * LANES, o, !last || o + 2 * O <= to ? t : -1, tiles);
+  for (; o < to; ++o)
+    for (int64_t t = 0; t < tiles; ++t) many_tile<1, N>(p, turned + t * size, t * N * LANES, o, -1, tiles);
+}
+
+// turned [tiles, in, lanes] of x [rows, in], zeros where there are no more rows; by all threads.
+inline void turn(float* turned, const Product& p, int64_t lanes) {
+#pragma omp for
+  for (int64_t i = 0; i < p.in; i += LANES)
+    for (int64_t first = 0; first < p.rows; first += lanes)
+      for (int64_t j = i; j < std::min(i + LANES, p.in); ++j)
+        for (int64_t r = 0; r < lanes; ++r)
+          turned[first * p.in + j * lanes + r] = first + r < p.rows ? p.x[(first + r) * p.in + j] : 0.0f;
+}
+
+constexpr decltype(&few_rows<1>) BY_ROWS[] = {few_rows<1>, few_rows<2>, few_rows<3>, few_rows<4>};
+constexpr decltype(&many_rows<1>) BY_VECTORS[] = {many_rows<1>, many_rows<2>, many_rows<3>, many_rows<4>};
+
+// Products of the same x.
+void multiply(std::initializer_list<Product> products) {
+  const Product& one = *products.begin();
+  const int64_t rows = one.rows, tiles = (rows + TOGETHER - 1) / TOGETHER;
+  // Vectors of rows, in each tile the same number.
+  const int64_t vectors = rows <= FEW ? 0 : ((rows + tiles - 1) / tiles + LANES - 1) / LANES;
+  // Kept: there are such calls in each layer.
   static thread_local std::vector<float> kept;
-  if (kept.size() < static_cast<size_t>(p.in * N * LANES)) kept.resize(p.in * N * LANES);
+  const size_t needed = one.in * tiles * vectors * LANES;
+  if (kept.size() < needed) kept.resize(needed);
   float* turned = kept.data();
-  const int64_t blocks = (p.out + AT_ONCE - 1) / AT_ONCE;
+  int64_t count = 0;
+  for (const Product& p : products) count += (p.out + AT_ONCE - 1) / AT_ONCE;
+  const auto compute = vectors ? BY_VECTORS[vectors - 1] : BY_ROWS[rows - 1];
+  Pieces pieces(count);
 #pragma omp parallel
   {
-#pragma omp for
-    for (int64_t i = 0; i < p.in; ++i)
-      for (int64_t r = 0; r < N * LANES; ++r) turned[i * N * LANES + r] = r < p.rows ? p.x[r * p.in + i] : 0.0f;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t end = std::min((block + 1) * AT_ONCE, p.out);
-      int64_t o = block * AT_ONCE;
-      for (; o + O <= end; o += O) many_tile<O, N>(p, turned, o);
-      for (; o < end; ++o) many_tile<1, N>(p, turned, o);
-    }
-  }
-}
-
-void multiply(const Product& p) {
-  if (p.rows <= FEW) return few_rows(p);
-  switch ((p.rows + LANES - 1) / LANES) {
-    case 1: return many_rows<1>(p);
-    case 2: return many_rows<2>(p);
-    case 3: return many_rows<3>(p);
-    case 4: return many_rows<4>(p);
+    if (vectors) turn(turned, one, vectors * LANES);
+    pieces.share_out([&](int64_t piece, bool last) {
+      const Product* p = products.begin();
+      for (int64_t mine; piece >= (mine = (p->out + AT_ONCE - 1) / AT_ONCE); ++p) piece -= mine;
+      const int64_t from = piece * AT_ONCE, to = std::min(from + AT_ONCE, p->out);
+      compute(*p, turned, from, to, last || to == p->out);
+    });
   }
 }
 

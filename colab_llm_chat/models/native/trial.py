@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from ctypes import CDLL, addressof, c_float, c_int, c_int64, c_void_p
-from itertools import chain
+from itertools import chain, product
 
 # Of many rows each number of vectors has code of its own.
-ROWS = (1, 2, 3, 4, 7, 9, 17, 25, 33, 49)
+ROWS = (1, 2, 3, 4, 9, 17, 25, 33, 49, 65, 97)
 INPUTS, OUTPUTS = 70, 29
-# Sizes of a head, two of which have code of their own.
+# Sizes of a head, two of which have code of their own, and numbers of queries, each of which has.
 DIMS = (8, 64, 128)
+QUERIES = (2, 9, 17, 40)
+SIZE = 2**14
 
 
 def declare(library: CDLL) -> CDLL:
@@ -33,13 +35,13 @@ def declare(library: CDLL) -> CDLL:
 
 
 def try_all(library: CDLL) -> None:
-    numbers, out, keys, values = ((c_float * 8192)(*[0.5] * 8192) for _ in range(4))
+    numbers, out, keys, values = ((c_float * SIZE)(*[0.5] * SIZE) for _ in range(4))
     for rows in ROWS:
         if rows <= library.most_rows():
             library.linear(out, numbers, numbers, numbers, rows, INPUTS, OUTPUTS)
-    # Two tokens of one row, then one of another: positions 0 to 40 and 48 to 56.
-    spans = (c_int64 * 8)(*chain((0, 2, 0, 40), (2, 1, 48, 56)))
-    for dim in DIMS:
+    for queries, dim in product(QUERIES, DIMS):
+        # Some tokens of one row, then one of another.
+        spans = (c_int64 * 8)(*chain((0, queries, 0, 40), (queries, 1, 88, 96)))
         for window, sinks in ((0, None), (7, numbers)):
             library.attend(out, numbers, numbers, numbers, sinks, spans, 2, 2, 1, dim, dim, dim, 2 * dim, window, 1.0)
     library.rms_norm(out, numbers, numbers, 3, INPUTS, 1e-6)
@@ -47,7 +49,8 @@ def try_all(library: CDLL) -> None:
     # All pointers of a layer, its arenas at the end, and a window of 7.
     layer = (c_int64 * 21)(*[addressof(numbers)] * 18, addressof(keys), addressof(values), 7)
     tokens, hidden, heads, kv_heads, dim, inner = 3, 40, 2, 1, 8, 24
-    shape, where = (c_int64 * 6)(tokens, hidden, heads, kv_heads, dim, inner), (c_int64 * 3)(38, 39, 55)
+    shape, where = (c_int64 * 6)(tokens, hidden, heads, kv_heads, dim, inner), (c_int64 * 3)(39, 40, 55)
+    spans = (c_int64 * 8)(*chain((0, 2, 0, 40), (2, 1, 48, 56)))
     library.decode(out, layer, 1, shape, numbers, numbers, where, spans, 2, 1e-6, 1.0)
 
 

@@ -27,7 +27,7 @@ Measure = Callable[[Sequence[FewRows]], Mapping[int, float]]
 # Of smaller weights the calls are measured, of which a kernel for all layers spares nearly all.
 WORTH_MEASURING = 2**25
 # Numbers of rows that are measured, each with the seconds that it may take: loading waits for them.
-MEASURED_ROWS = {1: 0.08, 4: 0.05, 12: 0.05, 32: 0.05, 64: 0.05}
+MEASURED_ROWS = {1: 0.08, 4: 0.05, 12: 0.05, 32: 0.05, 64: 0.05, 128: 0.1}
 
 
 def kernels_for(model: PreTrainedModel) -> Kernels | None:

@@ -1,6 +1,6 @@
-"""Attention of a flattened step by the kernel for single queries: fp32 on the CPU.
+"""Attention of a flattened step by a kernel: fp32 on the CPU.
 
-One call reads all rows and their drafts, each as far as it goes. A prompt's chunk goes as without.
+One call reads all rows, their drafts and the chunk, each as far as it goes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# Of a chunk: the kernel takes one query after the other, and for more of them PyTorch's attention is the faster one by
-# more than what is spared between the layers.
-MOST_SCORES = 2**14
-
-
 class NativeAttention(FlatAttention):
     """What the kernel lacks, soft caps and arenas with gaps, goes as without it."""
 
@@ -33,27 +28,20 @@ class NativeAttention(FlatAttention):
         super().__init__()
         self._kernels = kernels
         self.told: dict[int, Told] = {}
-        self._asked = 0
-        # Of the rows, and of the chunk too.
-        self._spans = self.spans = torch.empty(0, 4, dtype=torch.int64)
-        # Of the chunk's ids by what they see.
-        self.chunk_scores = 0
+        # Of the rows and the chunk, whose ids are queries like others.
+        self.spans = torch.empty(0, 4, dtype=torch.int64)
 
     def begin(self, step: Step, *, device: torch.device) -> None:
         super().begin(step, device=device)
         spans: list[list[int]] = []
-        self._asked = 0
+        asked = 0
         for row in step.rows:
             queries, start = 1 + len(row.drafts), row.place.start
-            spans.append([self._asked, queries, start, start + len(row.ids)])
-            self._asked += queries
-        self._spans = torch.tensor(spans, dtype=torch.int64)
-        self.chunk_scores = 0
+            spans.append([asked, queries, start, start + len(row.ids)])
+            asked += queries
         if (chunk := step.chunk) is not None:
-            # Its ids are queries like others.
-            self.chunk_scores = len(chunk.ids) * chunk.end
             start = chunk.sequence.place.start
-            spans.append([self._asked, len(chunk.ids), start, start + chunk.start + 1])
+            spans.append([asked, len(chunk.ids), start, start + chunk.start + 1])
         self.spans = torch.tensor(spans, dtype=torch.int64)
 
     def __call__(self, module: torch.nn.Module, query: torch.Tensor, *given: Any, **how: Any) -> Any:
@@ -62,16 +50,15 @@ class NativeAttention(FlatAttention):
         self.told[getattr(module, "layer_idx", -1)] = Told(scale, how.get("sliding_window"), plain)
         return super().__call__(module, query, *given, **how)
 
-    def read_rows(
+    def read(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, heads: Heads, window: int | None
     ) -> torch.Tensor:
-        """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, rows' T, heads, head_dim]."""
+        """query [1, heads, T, head_dim], arenas [positions, kv_heads, head_dim] -> [1, T, heads, head_dim]."""
         if heads.softcap is not None or not _readable(query, keys, values):
-            return super().read_rows(query, keys, values, heads=heads, window=window)
+            return super().read(query, keys, values, heads=heads, window=window)
         scale = scale_of(heads.scaling, query.shape[-1])
         sinks = None if heads.sinks is None else heads.sinks.float().contiguous()
-        asked = query[0, :, : self._asked]
-        return self._kernels.attend(asked, (keys, values), self._spans, scale=scale, window=window, sinks=sinks)[None]
+        return self._kernels.attend(query[0], (keys, values), self.spans, scale=scale, window=window, sinks=sinks)[None]
 
 
 class NativeRunner(FlatRunner):
@@ -115,8 +102,7 @@ class DecoderRunner(NativeRunner):
         return found
 
     def compute(self, inputs: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-        many = inputs.shape[1] > self._decoder.most or self.attention.chunk_scores > MOST_SCORES
-        if not self._told or many or self.arena.where is None:
+        if not self._told or inputs.shape[1] > self._decoder.most or self.arena.where is None:
             logits = super().compute(inputs, kept)
             if not self._told:
                 self._decoder.tell(self.attention.told)
