@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from .engine.reports import StepReport
 from .engine.sequence import Sequence
 from .errors import ChatError, GenerationFailed
+from .models.hardware import keep_freed_memory
 from .settings import SamplingParams, Settings, TokenRules
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def main() -> int:
     log.setLevel(logging.INFO)
     # It warns of a cast once a layer and step.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    keep_freed_memory()
     # Libraries print; one stray line on the pipe would be read as a message.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -373,3 +375,29 @@ def test_a_model_that_also_sees_is_loaded_for_its_text(tmp_path: Path) -> None:
     model = loaded(tmp_path)
     assert (model.facts.vocab_size, model.facts.context_length) == (512, 256)
     assert isinstance(choose_runner(model.model, context_length=256), FlatRunner)
+
+
+FREED_AND_TAKEN_AGAIN = """
+import resource
+from colab_llm_chat.models.hardware import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        [bytes([1]) * 2**20 for _ in range(60)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+keep_freed_memory()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only glibc can be told so")
+def test_memory_that_was_freed_is_kept_by_the_process() -> None:
+    command = [sys.executable, "-c", FREED_AND_TAKEN_AGAIN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    before, after = map(int, done.stdout.split())
+    assert before > 1000 > 10 * after

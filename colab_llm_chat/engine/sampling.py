@@ -141,8 +141,8 @@ def _pick_nucleus(probabilities: torch.Tensor, rows: list[Sequence], uniform: to
     rest = reached[:, -1:] - _column(lambda s: s.top_p, rows, reached)
     # Beyond the end is a top-p too small for any, or what is not finite.
     at = torch.searchsorted(reached, rest, right=True).clamp(max=rising.shape[-1] - 1)
-    kept = probabilities.where(probabilities >= rising.gather(-1, at), probabilities.new_zeros(()))
-    return _pick(kept, rows, uniform)
+    # On the CPU a product takes half of the time of `where`.
+    return _pick(probabilities * (probabilities >= rising.gather(-1, at)), rows, uniform)
 
 
 def _pick(weights: torch.Tensor, rows: list[Sequence], uniform: torch.Tensor) -> torch.Tensor:

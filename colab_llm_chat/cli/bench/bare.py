@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...chat.client import ENGINE_ENVIRONMENT
 from ...errors import ChatError
+from ...models.hardware import keep_freed_memory
 from ...settings import SamplingParams, Settings, TokenRules
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def make_engine(folder: Path, rows: int, context_length: int, *, device: str) -> Engine:
     """The engine as the worker makes it."""
+    keep_freed_memory()
     from ...engine.loop import Engine
     from ...models.choose import choose_runner
     from ...models.hardware import free_bytes
