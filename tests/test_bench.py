@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from colab_llm_chat.cli.bench.bars import bars
 from colab_llm_chat.cli.bench.load import take
 from colab_llm_chat.cli.bench.measures import Figures, Reply, figures, growth, median_figures, quantile
 from colab_llm_chat.cli.bench.peers import PEERS, Peer, Start, peer_of
-from colab_llm_chat.cli.bench.processes import Served, started, wait_until_ready
+from colab_llm_chat.cli.bench.processes import Served, StolenTime, started, wait_until_ready
 from colab_llm_chat.cli.bench.results import DRAWN, GREEDY, SAMPLED, Results
 from colab_llm_chat.cli.bench.simplest import drawn
 from colab_llm_chat.cli.bench.table import report
@@ -83,6 +84,7 @@ def test_a_quick_run_measures_every_peer_with_every_load(ran: tuple[Any, Path]) 
     assert set(measured) == {(peer, load) for peer in "ab" for load in "12"}
     for cell in measured.values():
         assert (cell["failure"], cell["median"]["tokens"]) == (None, 4), cell
+        assert 0 <= cell["median"].pop("stolen") <= 1
         assert min(cell["median"].values()) > 0
     assert {peer: len(turns["median"]) for peer, turns in told["turns"].items()} == {"a": 2, "b": 2}
     assert told["floor"]["bytes_per_second"] > 1e8
@@ -252,7 +254,7 @@ def test_a_report_tells_of_failures_short_replies_and_absent_peers() -> None:
     assert "| b | 1 | failed: out of / memory |" in text
     assert "| c | 16 | 1.0 (a reply of 60) |" in text
     assert "- e did not take part: not installed: pip install it" in text
-    assert {line.count("|") for line in text.splitlines() if line.startswith("| a |")} == {10}
+    assert {line.count("|") for line in text.splitlines() if line.startswith("| a |")} == {11}
 
 
 def test_missing_packages_are_told_with_the_line_that_brings_them() -> None:
@@ -319,3 +321,12 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
     results.turns["a"] = [[1.0, 2.0], [1.5, 2.5]]
     plot.plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_time_that_other_machines_took_is_a_share_of_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = namedtuple("times", ["user", "idle", "steal", "guest"])
+    told = iter([times(10.0, 10.0, 1.0, 5.0), times(12.0, 11.0, 2.0, 9.0)])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(told))
+    with StolenTime() as stolen:
+        pass
+    assert stolen.share == 0.25

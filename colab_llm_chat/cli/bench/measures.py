@@ -38,7 +38,8 @@ class Reply:
 class Figures:
     """One load: tokens a second over its wall time, seconds to the first text and between texts, peak memory in MB.
 
-    `pace` is seconds a token of a reply, after its first; `tokens` are the new ones of the reply that got the fewest.
+    `pace` is seconds a token of a reply, after its first; `tokens` are the new ones of the reply that got the fewest;
+    `stolen` is the share of the processors' time that other machines took.
     """
 
     rate: float
@@ -49,6 +50,7 @@ class Figures:
     pace: float
     memory: float
     tokens: float
+    stolen: float
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -62,7 +64,9 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def figures(replies: Sequence[Reply], *, wall: float, memory: float, short: int | None = None) -> Figures:
+def figures(
+    replies: Sequence[Reply], *, wall: float, memory: float, stolen: float = 0.0, short: int | None = None
+) -> Figures:
     """What these replies, begun together and done after `wall` seconds, come to.
 
     Times are those of the first `short` of them, the rate and the tokens those of all.
@@ -79,6 +83,7 @@ def figures(replies: Sequence[Reply], *, wall: float, memory: float, short: int 
         pace=quantile([reply.pace for reply in timed if reply.pace > 0], 0.5),
         memory=memory,
         tokens=min(reply.tokens for reply in replies),
+        stolen=stolen,
     )
 
 

@@ -131,6 +131,27 @@ def last_words(log: Path) -> str:
     return (errors or lines or ["it said nothing"])[-1][:SHOWN]
 
 
+class StolenTime:
+    """The share of the processors' time that other machines on the same host took while this was entered.
+
+    0 where the system does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+    def __enter__(self) -> StolenTime:
+        self._before = psutil.cpu_times()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Guests count among the user's time, and so once already.
+        names = [name for name in self._before._fields if not name.startswith("guest")]
+        after = psutil.cpu_times()
+        passed = {name: getattr(after, name) - getattr(self._before, name) for name in names}
+        self.share = passed.get("steal", 0.0) / max(sum(passed.values()), CHECK_SECONDS)
+
+
 class MemoryWatch:
     """The most memory in MB that a process and its children held while this was entered: on a GPU, the device's."""
 

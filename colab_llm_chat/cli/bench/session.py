@@ -18,7 +18,7 @@ from .bare import bare_engine
 from .load import Body, run_load, run_turns
 from .measures import figures
 from .peers import Peer, Start
-from .processes import MemoryWatch, Served, free_port, started, wait_until_ready
+from .processes import MemoryWatch, Served, StolenTime, free_port, started, wait_until_ready
 from .results import DRAWN, GREEDY, Load, Results
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Session:
 
     def _measure(self, peer: Peer, server: Served, *, drawn: str, load: Load, number: int) -> None:
         bodies = list(self._bodies(peer, drawn, load, number=number))
-        with MemoryWatch(server.process.pid, device=self._plan.device) as memory:
+        with MemoryWatch(server.process.pid, device=self._plan.device) as memory, StolenTime() as stolen:
             replies, wall = run_load(server.url, bodies, timeout=self._plan.wait)
         cell = self._results.cell(peer.letter, drawn, load.name)
         try:
@@ -150,9 +150,9 @@ class Session:
             self._tell(f"round {number + 1}, {drawn}, {load.name} streams, {peer.letter}: {error.message}")
             return
         short = load.streams - 1 if load.long else None
-        cell.rounds.append(figures(replies, wall=wall, memory=memory.peak, short=short))
+        cell.rounds.append(figures(replies, wall=wall, memory=memory.peak, stolen=stolen.share, short=short))
         told = f"{cell.rounds[-1].rate:.1f} tokens/s, first text {cell.rounds[-1].first:.2f} s"
-        self._tell(f"round {number + 1}, {drawn}, {load.name} streams, {peer.letter}: {told}")
+        self._tell(f"round {number + 1}, {drawn}, {load.name} streams, {peer.letter}: {told}{_lost(stolen)}")
 
     def _converse(self, peer: Peer, server: Served, number: int) -> None:
         lines = [prompts.letters(f"turn {number} {at}", LINE_TOKENS) for at in range(self._plan.turns)]
@@ -177,12 +177,13 @@ class Session:
         try:
             with bare_engine(arguments, plan.environment, plan.logs / "bare.log") as engine:
                 engine.rate(self._ids(drawn, load, number=-1, new_tokens=WARM_UP_TOKENS))
-                rate = engine.rate(self._ids(drawn, load, number=number, new_tokens=plan.new_tokens))
+                with StolenTime() as stolen:
+                    rate = engine.rate(self._ids(drawn, load, number=number, new_tokens=plan.new_tokens))
         except ChatError as error:
             self._tell(error.message)
             return
         self._results.bare.setdefault(drawn, []).append(rate)
-        self._tell(f"round {number + 1}, {drawn}, 16 streams, the engine alone: {rate:.1f} tokens/s")
+        self._tell(f"round {number + 1}, {drawn}, 16 streams, the engine alone: {rate:.1f} tokens/s{_lost(stolen)}")
 
     def _ids(self, drawn: str, load: Load, *, number: int, new_tokens: int) -> dict[str, Any]:
         asked = [prompts.prompt_ids(self._tokenizer, messages) for messages in self._messages(load, number)]
@@ -202,6 +203,10 @@ class Session:
             long = load.long and at == load.streams - 1
             tokens = self._plan.long_tokens if long else self._plan.prompt_tokens
             yield prompts.message_of(self._tokenizer, f"{load.name} {number} {at}", tokens)
+
+
+def _lost(stolen: StolenTime) -> str:
+    return f", {stolen.share:.0%} of the time stolen" if stolen.share >= 0.01 else ""
 
 
 def _raise_failures(replies: list[Any]) -> None:

@@ -11,7 +11,7 @@ from .results import DRAWN, Results
 
 HEAD = (
     *("streams", "tokens/s", "first text, ms: median", "99 %", "between texts, ms: median", "99 %"),
-    *("of the floor", "memory, MB"),
+    *("of the floor", "memory, MB", "stolen"),
 )
 CUT = 160
 
@@ -37,6 +37,7 @@ def _heading(results: Results) -> str:
     if not math.isnan(results.floor):
         floor = f"{results.bandwidth / 1e9:.1f} GB/s; {results.read_bytes / 1e6:.0f} MB of weights a token"
         lines += [f"- memory: read at {floor}, so at most {1 / results.floor:.1f} tokens/s with one stream"]
+    lines += ["- stolen: the share of the processors' time that other machines on the same host took"]
     lines += [f"- {letter}: {name}" for letter, name in results.names.items()]
     lines += [f"- {letter} did not take part: {why}" for letter, why in results.absent.items()]
     return "\n".join(lines)
@@ -50,9 +51,10 @@ def _loads(results: Results, drawn: str, new_tokens: int) -> str:
         figures = cell.figures
         share = results.share(peer, drawn) if load == "1" else None
         if figures is None:
-            rows.append((peer, load, f"failed: {cell.failure[:CUT]}", *[""] * 6))
+            rows.append((peer, load, f"failed: {cell.failure[:CUT]}", *[""] * 7))
         else:
-            rows.append((peer, load, *_numbers(figures, new_tokens), _percent(share), f"{figures.memory:.0f}"))
+            rest = (_percent(share), f"{figures.memory:.0f}", _percent(figures.stolen))
+            rows.append((peer, load, *_numbers(figures, new_tokens), *rest))
     # Loads side by side, not peers.
     rows[1:] = sorted(rows[1:], key=lambda row: ("+" in row[1], int(row[1].split()[0]), row[0]))
     asked = ", ".join(f"{name} {value:g}" for name, value in DRAWN[drawn].items())
