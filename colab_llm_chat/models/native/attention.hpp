@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -9,7 +10,7 @@ namespace {
 
 // Positions whose scores are turned into shares at once.
 constexpr int64_t BLOCK = 32;
-constexpr int64_t CACHE_LINE = 64;
+constexpr int64_t CACHE_LINE = 64 / sizeof(float);
 
 // Before any score was seen.
 constexpr float NONE = -std::numeric_limits<float>::max();
@@ -32,9 +33,16 @@ struct Part {
 // What a query's sums are divided by: of scores that are all -inf none has a share.
 inline float divisor(float most, float sum) { return most == NONE ? std::numeric_limits<float>::quiet_NaN() : sum; }
 
-inline void ask_for(const float* from, int64_t count) {
-  const char *at = reinterpret_cast<const char*>(from), *end = reinterpret_cast<const char*>(from + count);
-  for (; at < end; at += CACHE_LINE) __builtin_prefetch(at, 0, 2);
+// Ask the memory for the keys and values of a block of positions, as far as they are needed.
+inline void ask_for_block(const Attention& a, int64_t block, int64_t last, int64_t kv_head) {
+  const int64_t count = std::min(BLOCK, last - block);
+  const auto ask = [&](const float* at, int64_t dim) {
+    at += (block * a.kv_heads + kv_head) * dim;
+    for (int64_t p = 0; p < count; ++p, at += a.kv_heads * dim)
+      for (int64_t d = 0; d < dim; d += CACHE_LINE) __builtin_prefetch(at + d, 0, 2);
+  };
+  ask(a.keys, a.dim);
+  ask(a.values, a.value_dim);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 // Plain C++17 and OpenMP, built on the machine that runs it, with its widest vectors. Knows no tensors: sizes are in
 // numbers, not bytes, and whoever calls has checked them. What is not finite stays so.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -28,12 +29,19 @@ struct Shape {
   int64_t tokens, hidden, heads, kv_heads, dim, inner;
 };
 
+// Numbers of which a thread takes so many at once.
+constexpr int64_t PIECE = 1024;
+
 // gate = silu(gate) * up
 void gated(float* gate, const float* up, int64_t count) {
-#pragma omp parallel for simd if (count > WORTH_THREADS)
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = gate[i], e = exponential(-std::fabs(x));
-    gate[i] = x * (x < 0 ? e : 1.0f) / (1.0f + e) * up[i];
+#pragma omp parallel for if (count > WORTH_THREADS)
+  for (int64_t from = 0; from < count; from += PIECE) {
+    const int64_t to = std::min(from + PIECE, count);
+#pragma omp simd
+    for (int64_t i = from; i < to; ++i) {
+      const float x = gate[i], e = exponential(-std::fabs(x));
+      gate[i] = x * (x < 0 ? e : 1.0f) / (1.0f + e) * up[i];
+    }
   }
 }
 

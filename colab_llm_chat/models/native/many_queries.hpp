@@ -107,10 +107,7 @@ void attend_together(const Attention& a, const Part& part, float* scratch) {
       const Lines lines(a, scratch + h * Lines::size(a, L), L);
       const float* k = a.keys + (block * a.kv_heads + part.kv_from + h) * a.dim;
       const float* v = a.values + (block * a.kv_heads + part.kv_from + h) * a.value_dim;
-      for (int64_t p = 0; p < count; ++p) {
-        ask_for(k + (BLOCK + p) * next_key, a.dim);
-        ask_for(v + (BLOCK + p) * next_value, a.value_dim);
-      }
+      ask_for_block(a, block + BLOCK, last, part.kv_from + h);
       int64_t p = 0;
       for (; p + O <= count; p += O) score_tile<O, N>(scores + p * L, lines.queries, k + p * next_key, a.dim, next_key);
       for (; p < count; ++p) score_tile<1, N>(scores + p * L, lines.queries, k + p * next_key, a.dim, next_key);

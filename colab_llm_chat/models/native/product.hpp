@@ -20,15 +20,6 @@ constexpr int64_t TOGETHER = 4 * LANES, MOST = 2 * TOGETHER;
 // Outputs that a thread takes at once, of any tile a multiple.
 constexpr int64_t AT_ONCE = 24;
 
-// Pairwise: shorter chains of additions, and the same order wherever it is called.
-inline float total(const Vector& v) {
-  float lane[LANES];
-  std::memcpy(lane, &v, sizeof lane);
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
-}
-
 // y [rows, out] = x [rows, in] * w [out, in]^T + bias [out]
 struct Product {
   float* y;

@@ -35,8 +35,7 @@ void attend_part(const Attention& a, const Part& part, float* scratch) {
     const auto one = lines <= LANES ? attend_together<1> : lines <= 2 * LANES ? attend_together<2> : attend_together<4>;
     return one(a, part, scratch);
   }
-  const int64_t known = a.dim == a.value_dim ? a.dim : 0;
-  return (known == 64 ? attend_each<64> : known == 128 ? attend_each<128> : attend_each<0>)(a, part, scratch);
+  attend_each(a, part, scratch);
 }
 
 // Parts of about the same work, a few for each thread: positions are read in whole where there are rows enough.

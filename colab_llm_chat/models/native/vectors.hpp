@@ -25,6 +25,37 @@ inline Vector load(const float* from) {
   return v;
 }
 
+// The lanes of a vector, so many places further round.
+template <int FURTHER>
+inline Vector rotated(const Vector& v) {
+#ifdef __clang__
+  constexpr int M = LANES - 1, F = FURTHER;
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(v, v, F, (1 + F) & M, (2 + F) & M, (3 + F) & M, (4 + F) & M, (5 + F) & M, (6 + F) & M,
+                                 (7 + F) & M, (8 + F) & M, (9 + F) & M, (10 + F) & M, (11 + F) & M, (12 + F) & M,
+                                 (13 + F) & M, (14 + F) & M, (15 + F) & M);
+#else
+  return __builtin_shufflevector(v, v, F, (1 + F) & M, (2 + F) & M, (3 + F) & M, (4 + F) & M, (5 + F) & M, (6 + F) & M,
+                                 (7 + F) & M);
+#endif
+#else
+  typedef int32_t Places __attribute__((vector_size(LANES * sizeof(int32_t))));
+  Places places;
+  for (int i = 0; i < LANES; ++i) places[i] = (i + FURTHER) % LANES;
+  return __builtin_shuffle(v, places);
+#endif
+}
+
+// Pairwise: shorter chains of additions, and the same order wherever it is called. Whole vectors all along: what takes
+// a part of one brings it to memory.
+inline float total(Vector v) {
+  if constexpr (LANES == 16) v += rotated<8 % LANES>(v);
+  v += rotated<4>(v);
+  v += rotated<2>(v);
+  v += rotated<1>(v);
+  return v[0];
+}
+
 // sums += an input of N vectors of rows, times O weights that lie `apart` from each other.
 template <int O, int N>
 inline void add_input(Vector (&sums)[O][N], const float* turned, const float* w, int64_t apart) {
