@@ -212,11 +212,12 @@ def test_large_scores_neither_overflow_nor_vanish(kernels: Kernels) -> None:
     same(step.by(kernels, scale=-1.0), step.plain(scale=-1.0))
 
 
-@pytest.mark.parametrize("sink", [-1e4, 0.0, 1e4])
-def test_a_sink_may_take_all_or_nothing(kernels: Kernels, sink: float) -> None:
-    step = Rows([40, 3, 20], [1, 2, 30]).fill(16, 16)
+@pytest.mark.parametrize("sink", [-INF, -1e4, 0.0, 1e4])
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_sink_may_take_all_or_nothing(kernels: Kernels, sink: float, window: int | None) -> None:
+    step = Rows([40, 3, 20], [1, 2, 60], kv_heads=4).fill(16, 16)
     sinks = torch.full((4,), sink)
-    same(step.by(kernels, sinks=sinks), step.plain(sinks=sinks))
+    same(step.by(kernels, window=window, sinks=sinks), step.plain(window=window, sinks=sinks))
 
 
 @pytest.mark.parametrize("wrong", [NAN, INF, -INF])

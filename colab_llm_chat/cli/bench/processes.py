@@ -149,7 +149,8 @@ class StolenTime:
         names = [name for name in self._before._fields if not name.startswith("guest")]
         after = psutil.cpu_times()
         passed = {name: getattr(after, name) - getattr(self._before, name) for name in names}
-        self.share = passed.get("steal", 0.0) / max(sum(passed.values()), CHECK_SECONDS)
+        whole = sum(passed.values())
+        self.share = passed.get("steal", 0.0) / whole if whole else 0.0
 
 
 class MemoryWatch:

@@ -61,8 +61,9 @@ inline void share(const Lines& lines, float* scores, float* keep, int64_t count)
   for (int64_t p = 0; p < count; ++p)
 #pragma omp simd
     for (int l = 0; l < L; ++l) top[l] = scores[p * L + l] > top[l] ? scores[p * L + l] : top[l];
+  // A sink of -inf is as large as what is not seen.
 #pragma omp simd
-  for (int l = 0; l < L; ++l) keep[l] = exponential(lines.most[l] - top[l]);
+  for (int l = 0; l < L; ++l) keep[l] = lines.most[l] == top[l] ? 1.0f : exponential(lines.most[l] - top[l]);
   for (int64_t p = 0; p < count; ++p)
 #pragma omp simd
     for (int l = 0; l < L; ++l) {

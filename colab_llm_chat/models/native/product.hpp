@@ -126,7 +126,7 @@ void multiply(std::initializer_list<Product> products) {
   for (const Product& p : products) count += (p.out + AT_ONCE - 1) / AT_ONCE;
   const auto compute = vectors ? BY_VECTORS[vectors - 1] : BY_ROWS[rows - 1];
   Pieces pieces(count);
-#pragma omp parallel
+#pragma omp parallel if (rows * one.in * count * AT_ONCE > WORTH_THREADS)
   {
     if (vectors) turn(turned, one, vectors * LANES);
     pieces.share_out([&](int64_t piece, bool last) {

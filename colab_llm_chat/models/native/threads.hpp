@@ -17,7 +17,7 @@ constexpr int64_t WORTH_THREADS = 1 << 15;
 // helps the others, as a thread may be held up by another program, such as the one that hands on the text.
 class Pieces {
  public:
-  explicit Pieces(int64_t count) : count(count), runs(std::clamp<int64_t>(omp_get_max_threads(), 1, MOST_RUNS)) {
+  explicit Pieces(int64_t pieces) : count(pieces), runs(std::clamp<int64_t>(omp_get_max_threads(), 1, MOST_RUNS)) {
     for (int64_t run = 0; run < runs; ++run) next[run].value = count * run / runs;
   }
 

@@ -10,11 +10,12 @@ from ctypes import CDLL, addressof, c_float, c_int, c_int64, c_void_p
 from itertools import chain, product
 
 # Of many rows each number of vectors has code of its own.
-ROWS = (1, 2, 3, 4, 9, 17, 25, 33, 49, 65, 97)
+ROWS = (1, 2, 3, 4, 7, 9, 17, 25, 33, 49, 65, 97)
 INPUTS, OUTPUTS = 70, 29
-# Sizes of a head, two of which have code of their own, and numbers of queries, each of which has.
-DIMS = (8, 64, 128)
-QUERIES = (2, 9, 17, 40)
+# Sizes of a head: less than a vector, one, several and a rest. Numbers of queries, of two heads each: alone, and in
+# each number of vectors.
+DIMS = (8, 16, 84)
+QUERIES = (2, 5, 9, 17, 40)
 SIZE = 2**14
 
 

@@ -65,7 +65,8 @@ inline void add_input(Vector (&sums)[O][N], const float* turned, const float* w,
     for (int n = 0; n < N; ++n) sums[a][n] += xs[n] * w[a * apart];
 }
 
-// e^x for x <= 0, after Cephes' expf: within 2 units in the last place, and a NaN stays one.
+// e^x for x <= 0, after Cephes' expf: within 2 units in the last place down to -87 and no less from there on, and a
+// NaN stays one.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   const float n = std::nearbyint(x * 1.44269504088896341f);
