@@ -136,9 +136,10 @@ def test_the_same_seed_gives_the_same_text(chat: Chat) -> None:
 
 
 def test_a_deadline_ends_the_reply_in_time_with_what_it_has(chat: Chat) -> None:
-    text, end = read(chat.stream(request(max_new_tokens=LONG, deadline_ms=1500)))
+    # A third of the time that a quick machine takes for as many tokens.
+    text, end = read(chat.stream(request(max_new_tokens=LONG, deadline_ms=250)))
     assert end.finish_reason == "deadline"
-    assert end.usage.seconds <= 1.5
+    assert end.usage.seconds <= 0.25
     assert text
 
 
