@@ -29,10 +29,7 @@ from colab_llm_chat.cli.bench.simplest import drawn
 from colab_llm_chat.cli.bench.table import report
 from colab_llm_chat.errors import ChatError, UsageError
 
-QUICK = (
-    "--peers a,b --streams 1,2 --new-tokens 4 --prompt-tokens 40 --rounds 1 --long-tokens 0 --turns 2 --threads 1 "
-    "--rest 0"
-)
+QUICK = "--peers a,b --streams 1,2 --new-tokens 4 --prompt-tokens 40 --rounds 1 --long-tokens 0 --turns 2 --threads 1"
 MARK = "STARTED_BY_TEST"
 CHILD = (
     "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print(1)"

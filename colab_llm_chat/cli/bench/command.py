@@ -31,16 +31,8 @@ QUICK: dict[str, Any] = {
     "long_tokens": 0,
     "turns": 2,
     "drawn": (GREEDY,),
-    "rest": 0.0,
 }
-FULL: dict[str, Any] = {
-    "rounds": 3,
-    "new_tokens": 64,
-    "long_tokens": 8000,
-    "turns": 8,
-    "drawn": tuple(DRAWN),
-    "rest": 5.0,
-}
+FULL: dict[str, Any] = {"rounds": 3, "new_tokens": 64, "long_tokens": 8000, "turns": 8, "drawn": tuple(DRAWN)}
 # Of a conversation's turn, beside its reply; with what the template adds.
 TURN_TOKENS = 160
 
@@ -61,7 +53,6 @@ class Asked:
     device: str
     threads: int | None
     wait: float
-    rest: float | None
     gguf: Path | None
     quick: bool
     json_file: Path | None
@@ -128,7 +119,6 @@ PEER_HELP = "; ".join(f"{peer.letter}: {peer.name}" for peer in PEERS)
 @click.option(
     "--wait", type=click.FloatRange(1), default=900.0, show_default=True, help="Seconds for a start or a reply."
 )
-@click.option("--rest", type=click.FloatRange(0), help="Idle seconds before each load. [default: 5]")
 @click.option("--gguf", type=FOUND, help="The same weights for peer e; made here for models made here.")
 @click.option("--quick", is_flag=True, help="One small pass.")
 @click.option("--json", "json_file", type=PATH, callback=_writable, help="Write all figures there.")
@@ -192,7 +182,6 @@ def prepare(asked: Asked, scratch: Path, device: str) -> tuple[Plan, PreTrainedT
         device=device,
         threads=asked.threads or threads_of(device),
         wait=asked.wait,
-        rest=asked.get("rest", device),
         context_length=window(folder, max(needed) + new_tokens),
         folder=folder,
         gguf=gguf_of(peers, folder, asked, scratch=scratch),

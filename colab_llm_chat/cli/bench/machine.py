@@ -47,14 +47,13 @@ def threads_of(device: str) -> int:
 def facts(plan: Plan, model: str, arguments: Sequence[str]) -> dict[str, str]:
     """The lines of a heading."""
     drawn = f"{plan.prompt_tokens} prompt tokens, {plan.new_tokens} new ones, medians of {plan.rounds} rounds"
-    rested = f", each load after {plan.rest:g} s of rest" if plan.rest else ""
     dtype = "fp32" if plan.device == "cpu" else "bf16"
     return {
         "machine": f"{gpu_name()}, {_cpu()}" if plan.device == "cuda" else _cpu(),
         "date": date.today().isoformat(),
         "model": f"random Llama of {model}, {dtype}" if model in ("125m", "8b", "tiny") else model,
         "command": shlex.join(["colab-llm-chat", *arguments]),
-        "how": f"{drawn}, {plan.threads} threads each{rested}",
+        "how": f"{drawn}, {plan.threads} threads each",
         "versions": ", ".join([f"Python {platform.python_version()}", *_versions()]),
     }
 

@@ -6,7 +6,6 @@ Knows neither options nor tables.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,10 +31,7 @@ BARE_STREAMS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured, and how. `together` keeps all peers running, so that noise meets them alike.
-
-    `rest` are idle seconds before each load: of a shared host's processors, long work leaves less for what comes next.
-    """
+    """What is measured, and how. `together` keeps all peers running, so that noise meets them alike."""
 
     peers: tuple[Peer, ...]
     loads: tuple[Load, ...]
@@ -48,7 +44,6 @@ class Plan:
     device: str
     threads: int
     wait: float
-    rest: float
     context_length: int
     folder: Path
     gguf: Path | None
@@ -145,7 +140,6 @@ class Session:
 
     def _measure(self, peer: Peer, server: Served, *, drawn: str, load: Load, number: int) -> None:
         bodies = list(self._bodies(peer, drawn, load, number=number))
-        time.sleep(self._plan.rest)
         with MemoryWatch(server.process.pid, device=self._plan.device) as memory, StolenTime() as stolen:
             replies, wall = run_load(server.url, bodies, timeout=self._plan.wait)
         cell = self._results.cell(peer.letter, drawn, load.name)
@@ -163,7 +157,6 @@ class Session:
     def _converse(self, peer: Peer, server: Served, number: int) -> None:
         lines = [prompts.letters(f"turn {number} {at}", LINE_TOKENS) for at in range(self._plan.turns)]
         body = {**self._body(peer, GREEDY), "messages": []}
-        time.sleep(self._plan.rest)
         replies = run_turns(server.url, body, lines, timeout=self._plan.wait)
         try:
             _raise_failures(replies)
@@ -184,7 +177,6 @@ class Session:
         try:
             with bare_engine(arguments, plan.environment, plan.logs / "bare.log") as engine:
                 engine.rate(self._ids(drawn, load, number=-1, new_tokens=WARM_UP_TOKENS))
-                time.sleep(plan.rest)
                 with StolenTime() as stolen:
                     rate = engine.rate(self._ids(drawn, load, number=number, new_tokens=plan.new_tokens))
         except ChatError as error:
