@@ -30,12 +30,10 @@ inline int64_t needed(const Attention& a, const Part& part) {
 }
 
 void attend_part(const Attention& a, const Part& part, float* scratch) {
-  if (together(a, part)) {
-    const int64_t lines = part.queries * a.group();
-    const auto one = lines <= LANES ? attend_together<1> : lines <= 2 * LANES ? attend_together<2> : attend_together<4>;
-    return one(a, part, scratch);
-  }
-  attend_each(a, part, scratch);
+  if (!together(a, part)) return attend_each(a, part, scratch);
+  const int64_t lines = part.queries * a.group();
+  const auto one = lines <= LANES ? attend_together<1> : lines <= 2 * LANES ? attend_together<2> : attend_together<4>;
+  one(a, part, scratch);
 }
 
 // Parts of about the same work, a few for each thread: positions are read in whole where there are rows enough.
